@@ -1,0 +1,174 @@
+"""Event: what producers enqueue, read from JSON and checked field by field.
+
+The native form is {"type": …, "recipients": […], …}; a CloudEvents 1.0 JSON object (github.com/cloudevents/spec,
+json-format §3) is understood as well. What `data` must hold is the type's business: pipelines/catalog.py.
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schema.errors import FieldError, InvalidEvent
+from schema.identity import new_event_id
+
+MAX_EVENTS = 500
+"""Events in one call."""
+MAX_RECIPIENTS = 1000
+"""Recipients of one event."""
+MAX_EVENT_BYTES = 64 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]+$"
+UserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
+EventId = Annotated[str, Meta(min_length=1, max_length=255, pattern=_NO_CONTROLS)]
+Importance = Literal["low", "normal", "high", "critical"]
+Instant = Annotated[datetime, Meta(tz=True)]
+
+
+class Event(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """id          the producer's idempotency key; made here when absent
+    type        a folder of templates/
+    recipients  users by the producer's own ids; repeats count once
+    actor       the user who caused it
+    data        what the templates speak of
+    group_key   what it is about (a post, an order): notifications of one type and key gather in one group
+    importance  overrides the type's
+    send_at     not before this instant
+    expires_at  not after this instant
+    source      who sent it, for tracing
+    """
+
+    type: Annotated[str, Meta(min_length=1, max_length=50)]
+    recipients: Annotated[list[UserId], Meta(min_length=1, max_length=MAX_RECIPIENTS)]
+    id: EventId | None = None
+    actor: UserId | None = None
+    data: dict[str, Any] = {}
+    group_key: Annotated[str, Meta(max_length=255)] | None = None
+    importance: Importance | None = None
+    send_at: Instant | None = None
+    expires_at: Instant | None = None
+    source: Annotated[str, Meta(max_length=255)] | None = None
+
+
+_FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Event)}
+_decoder = msgspec.json.Decoder(Event)
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+_CLOUD_ATTRIBUTES = {
+    "type": "type",
+    "data": "data",
+    "source": "source",
+    "actor": "actor",
+    "groupkey": "group_key",
+    "importance": "importance",
+    "sendat": "send_at",
+    "expiresat": "expires_at",
+}
+
+
+def read_event(raw: bytes) -> Event:
+    """One event from its JSON, with an id and each recipient once. Raises InvalidEvent naming every field
+    that is wrong."""
+    if len(raw) > MAX_EVENT_BYTES:
+        raise InvalidEvent([FieldError("", f"is {len(raw):,} bytes long; the limit is {MAX_EVENT_BYTES:,}")])
+    try:
+        if b'"specversion"' in raw:
+            event = _convert(_from_cloud_event(msgspec.json.decode(raw)))
+        else:
+            event = _decoder.decode(raw)
+        if b"\\u0000" in raw:
+            _refuse_nul(msgspec.json.decode(raw))
+    except msgspec.ValidationError:
+        raise InvalidEvent(_field_errors(msgspec.json.decode(raw))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidEvent([FieldError("", f"is not JSON: {error}")]) from None
+    except RecursionError:
+        raise InvalidEvent([FieldError("", "is nested too deeply")]) from None
+    return msgspec.structs.replace(
+        event, id=event.id or new_event_id(), recipients=list(dict.fromkeys(event.recipients))
+    )
+
+
+def body_hash(event: Event) -> bytes:
+    """What tells a repeat (same id, same body) from a clash (same id, another body)."""
+    return hashlib.sha256(_encoder.encode(msgspec.structs.replace(event, id=None))).digest()
+
+
+def _convert(document: object) -> Event:
+    try:
+        return msgspec.convert(document, Event)
+    except msgspec.ValidationError:
+        raise InvalidEvent(_field_errors(document)) from None
+
+
+def _from_cloud_event(document: Any) -> object:
+    """The native form of a CloudEvent: `subject` is the recipient, and `source` with `id` the idempotency key,
+    because the specification makes only the two together unique. Other extension attributes are ignored, as it
+    asks of a consumer."""
+    if not isinstance(document, dict) or "specversion" not in document:
+        return document
+    if document["specversion"] != "1.0":
+        raise InvalidEvent([FieldError("specversion", "must be '1.0'")])
+    missing = [name for name in ("id", "source", "type", "subject") if not document.get(name)]
+    if missing:
+        raise InvalidEvent([FieldError(name, "is required in a CloudEvent") for name in missing])
+    if "data_base64" in document:
+        raise InvalidEvent([FieldError("data_base64", "is not supported: send JSON in data")])
+    native = {ours: document[theirs] for theirs, ours in _CLOUD_ATTRIBUTES.items() if theirs in document}
+    return native | {"id": f"{document['source']}#{document['id']}", "recipients": [document["subject"]]}
+
+
+def _field_errors(document: object) -> list[FieldError]:
+    """Everything wrong with a document that is not an Event; msgspec itself stops at the first."""
+    if not isinstance(document, dict):
+        return [FieldError("", "must be a JSON object")]
+    errors = []
+    for name in document:
+        if name not in _FIELDS:
+            near = difflib.get_close_matches(str(name), _FIELDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            errors.append(FieldError(str(name)[:80], f"is not a field of an event{hint}"))
+    for name, field in _FIELDS.items():
+        if name not in document:
+            if field.required:
+                errors.append(FieldError(name, "is required"))
+            continue
+        try:
+            msgspec.convert(document[name], field.type)
+        except msgspec.ValidationError as error:
+            errors.append(_field_error(name, str(error)))
+    return errors
+
+
+def _field_error(name: str, message: str) -> FieldError:
+    """msgspec's "Expected `str`, got `int` - at `$[2]`" as a field and a sentence."""
+    text, _, path = message.partition(" - at `$")
+    text = text.replace("`", "")
+    if "matching regex" in text:
+        text = "must not contain control characters"
+    return FieldError(name + path.rstrip("`"), text[:1].lower() + text[1:])
+
+
+def _refuse_nul(document: object) -> None:
+    found = [FieldError(path.lstrip("."), "contains a NUL character") for path in _nul_paths(document, "")]
+    if found:
+        raise InvalidEvent(found)
+
+
+def _nul_paths(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, str) and "\0" in value:
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if "\0" in key:
+                yield path
+            yield from _nul_paths(item, f"{path}.{re.sub(r'[^ -~]', '?', key)[:80]}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nul_paths(item, f"{path}[{index}]")

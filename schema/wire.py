@@ -1,0 +1,77 @@
+"""Every format that leaves a process: hops and delivery messages in Redis queues, publications to the gateway,
+and what a browser sees. Golden files in tests/contracts hold them still.
+
+Hop and delivery messages start with their version; a worker that meets a newer one leaves it to newer workers.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from schema.notification import Notification
+
+VERSION = 1
+
+
+class Batch(msgspec.Struct):
+    """One hop of the chain: up to 500 notifications."""
+
+    notifications: list[Notification]
+    v: int = VERSION
+
+
+class Deliveries(msgspec.Struct):
+    """Deliveries to send over one channel, up to 500."""
+
+    deliveries: list[UUID]
+    v: int = VERSION
+
+
+class Group(msgspec.Struct, rename="camel"):
+    """On a group's row: how many it holds, and the members that had a row of their own until it formed."""
+
+    count: int
+    leading: list[UUID]
+
+
+class InboxItem(msgspec.Struct, rename="camel"):
+    """A row of an inbox as REST, SSE and Socket.IO show it. `seq` orders one user's inbox and names the place
+    to resume from; `title` and `message` are plain text."""
+
+    id: UUID
+    seq: int
+    type: str
+    category: str
+    importance: str
+    title: str
+    message: str
+    data: dict[str, Any]
+    action_url: str | None
+    created_at: datetime
+    read: bool
+    read_at: datetime | None = None
+    clicked_at: datetime | None = None
+    archived_at: datetime | None = None
+    group: Group | None = None
+
+
+class Publication(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What a user's gateway connections are told on `tocsin:user:{id}`: a change of the inbox.
+
+    version  of the inbox; an older one never overwrites a newer unread count
+    unread   count after the change
+    ids      rows read or archived; None with kind "read": all of them
+    """
+
+    kind: Literal["notification", "read", "archived"]
+    version: int
+    unread: int
+    item: InboxItem | None = None
+    ids: list[UUID] | None = None
+
+
+def user_channel(user_id: str) -> str:
+    """The Redis pub/sub channel of one user."""
+    return f"tocsin:user:{user_id}"

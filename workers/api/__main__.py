@@ -1,0 +1,33 @@
+"""The `api` process."""
+
+import errno
+import socket
+import sys
+
+import uvicorn
+
+from workers import log
+from workers.alive import say_alive
+from workers.api.app import create_app
+from workers.resources import redis_client
+from workers.settings import settings
+
+
+def main() -> None:
+    log.configure("api")
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings().host, settings().api_port))
+    except OSError as error:
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+        sys.exit(f"port {settings().api_port} {why}: set TOCSIN_API_PORT to a free one")
+    say_alive(redis_client(), "api")
+    config = uvicorn.Config(
+        create_app(), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The API for backend services: Litestar, its doors and its documentation."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from litestar import Litestar, Request, Response, Router, get
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.response import Redirect
+from litestar.static_files import create_static_files_router
+from prometheus_client import REGISTRY
+from psycopg_pool import PoolTimeout
+
+from schema.errors import FieldError
+from schema.event import MAX_BODY_BYTES
+from workers import health, log
+from workers.api import events, metrics, users
+from workers.api.commits import Commits
+from workers.api.keys import guard
+from workers.problems import MEDIA_TYPE, problem
+from workers.resources import pool
+from workers.settings import settings
+from workers.status import QueueCollector
+
+RETRY_AFTER = 2
+"""Seconds a caller is asked to wait when Postgres is away."""
+
+
+@get("/", include_in_schema=False)
+async def index() -> Redirect:
+    return Redirect("/schema")
+
+
+@get("/healthz", include_in_schema=False)
+async def healthz() -> dict[str, str]:
+    """Alive; touches nothing."""
+    return {"status": "ok"}
+
+
+@get("/readyz", include_in_schema=False, sync_to_thread=True)
+def readyz() -> Response[dict[str, str]]:
+    """Able to work: 200, or 503 naming what is not."""
+    checks = health.readiness(settings())
+    return Response(checks, status_code=200 if set(checks.values()) == {"ok"} else 503)
+
+
+@get("/metrics", include_in_schema=False, sync_to_thread=True)
+def prometheus() -> Response[bytes]:
+    return Response(health.metrics(), headers={"content-type": health.METRICS_TYPE})
+
+
+def refuse(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
+    """Every error as a problem document, and one log line."""
+    status, errors, headers = 500, list[FieldError](), dict[str, str]()
+    detail = "this is a bug of ours; it was logged"
+    match error:
+        case events.Refused():
+            status, detail, errors = error.status_code, error.detail, error.errors
+        case ValidationException():
+            status, detail = 422, "the request does not fit; nothing was stored"
+            extra = error.extra if isinstance(error.extra, list) else []
+            errors = [FieldError(str(e.get("key", "")), str(e.get("message", ""))) for e in extra]
+        case HTTPException():
+            status, detail = error.status_code, error.detail
+            headers = {"www-authenticate": "Bearer"} if status == 401 else {}
+            if status == 413:
+                detail = f"the body is larger than {MAX_BODY_BYTES:,} bytes; nothing was stored"
+        case psycopg.OperationalError() | PoolTimeout():
+            status, detail = 503, "the database is away; send the same again, with the same id, in a moment"
+            headers = {"retry-after": str(RETRY_AFTER)}
+        case psycopg.DataError():
+            status, detail = 422, "the database refuses this content; nothing was stored"
+    line = {"method": request.method, "path": request.scope["path"], "status": status}
+    if status == 500:
+        log.logger().error("request_failed", **line, exc_info=error)
+    else:
+        log.logger().warning("request_refused", **line, fields=[e.field for e in errors][:20])
+    return Response(problem(status, detail, errors), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def swagger_files() -> Path:
+    """Swagger UI comes with a package, so the page needs no network."""
+    spec = importlib.util.find_spec("swagger_ui")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the package swagger-ui-py is not installed: run `make up`, or pip install -e .")
+    return Path(spec.submodule_search_locations[0]) / "static"
+
+
+def create_app() -> Litestar:
+    pool()
+    REGISTRY.register(QueueCollector())
+    v1 = Router(
+        path="/",
+        guards=[guard],
+        security=[{"key": []}],
+        route_handlers=[
+            events.post_events,
+            users.put_user,
+            users.get_user,
+            metrics.notification_metrics,
+        ],
+    )
+    files = create_static_files_router(path="/swagger", directories=[swagger_files()], include_in_schema=False)
+    return Litestar(
+        route_handlers=[index, healthz, readyz, prometheus, v1, files],
+        state=State({"commits": Commits()}),
+        request_max_body_size=MAX_BODY_BYTES,
+        exception_handlers={Exception: refuse},
+        logging_config=None,
+        openapi_config=OpenAPIConfig(
+            title="Tocsin",
+            version="1",
+            description="Send events; people are notified.",
+            path="/schema",
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            render_plugins=[
+                SwaggerRenderPlugin(
+                    js_url="/swagger/swagger-ui-bundle.js",
+                    css_url="/swagger/swagger-ui.css",
+                    standalone_preset_js_url="/swagger/swagger-ui-standalone-preset.js",
+                    favicon='<link rel="icon" href="/swagger/favicon-32x32.png">',
+                )
+            ],
+        ),
+        on_shutdown=[lambda: pool().close()],
+    )

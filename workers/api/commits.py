@@ -1,0 +1,95 @@
+"""Group commit: calls that arrive while one transaction commits share the next."""
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+from dramatiq.errors import ConnectionClosed
+
+from pipelines import accept
+from pipelines.accept import Accepted, Arrival, Verdict
+from workers import log
+from workers.chain import start
+from workers.resources import pool
+
+MOST = 1000
+"""Events in one transaction, unless one call alone brings more."""
+
+Call = tuple[Sequence[Arrival], "asyncio.Future[Verdict]"]
+
+
+class Commits:
+    """Gathers calls for one committer. A lonely call waits for nobody: it is committed at once."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Call] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._starting: set[asyncio.Task[None]] = set()
+
+    async def store(self, arrivals: Sequence[Arrival]) -> Verdict:
+        """Returns once the events are committed. Raises psycopg.OperationalError or PoolTimeout when Postgres
+        is away; then nothing was stored, or everything, and the same call again finds out."""
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting.append((arrivals, future))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            calls = self._take()
+            try:
+                verdicts, ready = await asyncio.to_thread(_commit, [arrivals for arrivals, _ in calls])
+            except psycopg.DataError as error:
+                await self._one_by_one(calls, error)
+                continue
+            except Exception as error:  # the callers get it, each its own
+                for _, future in calls:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), verdict in zip(calls, verdicts, strict=True):
+                if not future.done():
+                    future.set_result(verdict)
+            self._start(ready)
+        self._committer = None
+
+    async def _one_by_one(self, calls: list[Call], error: psycopg.DataError) -> None:
+        """One call's content that Postgres refuses must not fail its neighbours."""
+        for call in calls:
+            if len(calls) == 1:
+                call[1].set_exception(error)
+                continue
+            try:
+                (verdict,), ready = await asyncio.to_thread(_commit, [call[0]])
+            except Exception as own:
+                call[1].set_exception(own)
+            else:
+                call[1].set_result(verdict)
+                self._start(ready)
+
+    def _take(self) -> list[Call]:
+        calls: list[Call] = []
+        events = 0
+        while self._waiting and (not calls or events + len(self._waiting[0][0]) <= MOST):
+            calls.append(self._waiting.pop(0))
+            events += len(calls[-1][0])
+        return calls
+
+    def _start(self, ready: list[Accepted]) -> None:
+        """Into the chain, beside the answer: if Redis is away, the clock starts them."""
+        task = asyncio.create_task(asyncio.to_thread(_start, ready))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+
+def _commit(calls: list[Sequence[Arrival]]) -> tuple[list[Verdict], list[Accepted]]:
+    with pool().connection() as connection:
+        return accept.accept(connection, "http", calls)
+
+
+def _start(ready: list[Accepted]) -> None:
+    try:
+        start(ready)
+    except ConnectionClosed as error:
+        log.logger().warning("events_wait_for_the_clock", events=len(ready), error=type(error).__name__)

@@ -1,0 +1,79 @@
+"""The chain as actors: one per stage, then fan_out; each sends its batch on to the next.
+
+Consumes   schema.wire.Batch
+Produces   the same, narrowed, for the next stage; after fan_out schema.wire.Deliveries per channel
+Repeats    safely: stages answer alike, fan_out leaves out what is written
+Fails as   a dead letter after three tries (workers/broker.py); the clock rescues its events meanwhile
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dramatiq
+import msgspec
+
+import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
+from pipelines import STAGES
+from pipelines.accept import Accepted, address
+from pipelines.fan_out import fan_out as write_out
+from pipelines.stage import Stage
+from schema.notification import Notification
+from schema.wire import Batch
+from workers.deliver import send_deliveries
+from workers.resources import catalog, resources
+
+BATCH = 500
+"""Notifications in one message."""
+
+Hop = dramatiq.Actor[[Any], None]
+
+
+@dramatiq.actor(queue_name="pipeline")
+def fan_out(message: dict[str, Any]) -> None:
+    batch = msgspec.convert(message, Batch)
+    for channel, deliveries in write_out(batch.notifications, resources()).items():
+        send_deliveries(channel, deliveries)
+
+
+def declare(stage: Stage, following: Hop) -> Hop:
+    """The actor of a stage; its name is the stage's, and a wire name: never rename it in place."""
+
+    def hop(message: dict[str, Any]) -> None:
+        batch = msgspec.convert(message, Batch)
+        following.send(Batch(stage(batch.notifications, resources())))
+
+    name = stage.__name__
+    return dramatiq.actor(actor_name=name, queue_name="pipeline")(hop)
+
+
+def link(stages: Sequence[Stage], last: Hop) -> Hop:
+    first = last
+    for stage in reversed(stages):
+        first = declare(stage, first)
+    return first
+
+
+first_stage: Hop = link(STAGES, fan_out)
+
+
+def start(events: Sequence[Accepted]) -> None:
+    """Sends accepted events into the chain, in messages of up to 500 notifications. An event of more is alone
+    in its messages: two batches never share two events, so they never wait for each other in a circle.
+
+    Raises dramatiq.errors.ConnectionClosed when Redis is away; then nothing is lost, the clock starts them."""
+    batch: list[Notification] = []
+    for event in events:
+        notifications = address(event, catalog())
+        if len(batch) + len(notifications) > BATCH:
+            _send(batch)
+            batch = []
+        batch += notifications
+        if len(batch) > BATCH:
+            _send(batch)
+            batch = []
+    _send(batch)
+
+
+def _send(batch: list[Notification]) -> None:
+    for begin in range(0, len(batch), BATCH):
+        first_stage.send(Batch(batch[begin : begin + BATCH]))

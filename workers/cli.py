@@ -1,0 +1,245 @@
+"""`tocsin`, the one command. Exit codes: 0 done, 1 not done, 2 misused; every error is one line."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schema.errors import TocsinError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of backend services.")
+app.add_typer(keys_app, name="keys")
+out = Console(highlight=False)
+
+
+class Door(StrEnum):
+    http = "http"
+    stream = "stream"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can mend is said in one line; a bug of ours keeps its traceback."""
+    import psycopg
+    import redis
+    from psycopg_pool import PoolTimeout
+
+    try:
+        yield
+    except TocsinError as error:
+        fail(str(error))
+    except (psycopg.OperationalError, PoolTimeout):
+        fail("Postgres does not answer at DATABASE_URL: is `make up` running?")
+    except psycopg.errors.UndefinedTable:
+        fail("the database has no tables yet: run `tocsin migrate`")
+    except redis.RedisError:
+        fail("Redis does not answer at REDIS_URL: is `make up` running?")
+
+
+def fail(message: str) -> None:
+    typer.echo(f"tocsin: {message}", err=True)
+    raise typer.Exit(1)
+
+
+@app.command()
+def up() -> None:
+    """Start the Procfile's processes, with embedded servers unless DATABASE_URL and REDIS_URL are set."""
+    from workers.up import up as run
+
+    with one_line_errors():
+        raise typer.Exit(run())
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema. Safe to repeat."""
+    from workers.migrate import migrate as run
+    from workers.settings import settings
+
+    with one_line_errors():
+        before, after = run(settings().conninfo)
+        typer.echo(f"at {after}" if before == after else f"from {before or 'an empty database'} to {after}")
+
+
+@app.command()
+def send(
+    type: Annotated[str | None, typer.Argument(help="notification type, e.g. comment", show_default=False)] = None,
+    to: Annotated[list[str] | None, typer.Option(help="recipient; may be given several times")] = None,
+    data: Annotated[str, typer.Option(help="JSON object for the type's templates")] = "{}",
+    id: Annotated[str | None, typer.Option(help="idempotency key")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSON lines, an event each, instead of TYPE")] = None,
+    via: Annotated[Door, typer.Option(help="the door to use")] = Door.http,
+) -> None:
+    """Send one event, or a file of them."""
+    from workers.sending import send_events
+
+    if (type is None) == (file is None):
+        raise typer.BadParameter("give either TYPE with --to, or --file")
+    if file is None:
+        if not to:
+            raise typer.BadParameter("give a recipient: --to USER")
+        try:
+            content = json.loads(data)
+        except json.JSONDecodeError as error:
+            raise typer.BadParameter(f"--data is not JSON: {error}") from None
+        event: dict[str, Any] = {"type": type, "recipients": to, "data": content} | ({"id": id} if id else {})
+        lines = [json.dumps(event).encode()]
+    else:
+        try:
+            lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+        except OSError as error:
+            raise typer.BadParameter(f"{file}: {error.strerror}") from None
+    with one_line_errors():
+        answer = send_events(lines, via.value, progress=file is not None and out.is_terminal)
+        typer.echo(answer)
+
+
+@app.command()
+def token(
+    user: Annotated[str, typer.Argument(help="whose inbox it opens")],
+    hours: Annotated[float, typer.Option(help="how long it lives", min=0.01, max=720)] = 1,
+) -> None:
+    """Print a JWT that opens USER's inbox, signed with TOCSIN_JWT_SECRET."""
+    import jwt
+
+    from workers.settings import settings
+
+    with one_line_errors():
+        secret = settings().jwt_secret.get_secret_value()
+        if not secret:
+            raise TocsinError("TOCSIN_JWT_SECRET is not set, and no `tocsin up` runs here")
+        now = datetime.now(UTC)
+        claims = {"sub": user, "aud": settings().jwt_audience, "iat": now, "exp": now + timedelta(hours=hours)}
+        typer.echo(jwt.encode(claims, secret, algorithm="HS256"))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """Queues with depth and age, rows by state, processes alive."""
+    with one_line_errors():
+        import msgspec
+
+        from workers.status import status as look
+
+        found = look()
+        if as_json:
+            typer.echo(msgspec.json.encode(found).decode())
+            return
+        tables = [
+            table(
+                "queue",
+                ["depth", "oldest", "retrying", "dead"],
+                [[q.name, str(q.depth), age(q.oldest), str(q.retrying), str(q.dead)] for q in found.queues],
+            ),
+            table(
+                "rows",
+                ["state", "count", "oldest"],
+                [[r.table, r.state.replace("_", " "), str(r.count), age(r.oldest)] for r in found.rows],
+            ),
+            table(
+                "process",
+                ["host", "pid", "up for"],
+                [
+                    [p.process, p.host, str(p.pid), age((datetime.now(UTC) - p.since).total_seconds())]
+                    for p in found.processes
+                ],
+            ),
+        ]
+        for each in tables:
+            out.print(each)
+        if not found.processes:
+            out.print("no process is alive: is `make up` running?")
+
+
+def table(first: str, others: list[str], lines: list[list[str]]) -> Table:
+    made = Table(first, box=None, pad_edge=False, header_style="bold")
+    for name in others:
+        made.add_column(
+            name, justify="right" if name in ("depth", "count", "pid", "oldest", "retrying", "dead") else "left"
+        )
+    for line in lines:
+        made.add_row(*line)
+    return made
+
+
+def age(seconds: float | None) -> str:
+    """Seconds as ops read them: 0.3 s, 12 s, 5 min, 3 h, 2 d."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+@keys_app.command("create")
+def keys_create(name: Annotated[str, typer.Argument(help="which service will use it")]) -> None:
+    """Make a key and print it: it is shown this once."""
+    with one_line_errors():
+        from workers.api import keys
+        from workers.resources import pool
+
+        with pool().connection() as connection:
+            id_, key = keys.create(connection, name)
+        typer.echo(f"key {id_} for {name}, shown this once:", err=True)
+        typer.echo(key)
+
+
+@keys_app.command("list")
+def keys_list() -> None:
+    """The keys, without their secrets."""
+    with one_line_errors():
+        from workers.api import keys
+        from workers.resources import pool
+
+        with pool().connection() as connection:
+            found = keys.all_keys(connection)
+        out.print(
+            table(
+                "id",
+                ["name", "created", "revoked"],
+                [
+                    [
+                        k.id,
+                        k.name,
+                        f"{k.created_at:%Y-%m-%d %H:%M}",
+                        f"{k.revoked_at:%Y-%m-%d %H:%M}" if k.revoked_at else "-",
+                    ]
+                    for k in found
+                ],
+            )
+        )
+
+
+@keys_app.command("revoke")
+def keys_revoke(id: Annotated[str, typer.Argument(help="the id from `tocsin keys list`")]) -> None:
+    """End a key; it stops working within 5 seconds."""
+    with one_line_errors():
+        from workers.api import keys
+        from workers.resources import pool
+
+        with pool().connection() as connection:
+            known = keys.revoke(connection, id)
+        if not known:
+            raise TocsinError(f"no key has the id {id!r}: see `tocsin keys list`")
+        typer.echo(f"revoked {id}")
+
+
+def main() -> None:
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The two doors that cannot answer: the Redis Stream `tocsin:events`, and rows inserted into `events` by SQL.
+
+Both commit first and forget the original after: a crash in between brings the same event again, and its id tells
+that it is a repeat. What is wrong goes to `rejected_events` with every reason. Any number of copies may run.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import redis
+from dramatiq.errors import ConnectionClosed
+from psycopg import Connection, OperationalError
+from psycopg_pool import PoolTimeout
+
+from pipelines import accept
+from pipelines.accept import Accepted, Arrival
+from schema.errors import FieldError, InvalidEvent
+from schema.event import Event, body_hash
+from workers import log
+from workers.alive import say_alive
+from workers.chain import start
+from workers.resources import catalog, pool, redis_client
+
+STREAM = "tocsin:events"
+GROUP = "intake"
+FIELD = b"event"
+NO_FIELD = "the entry has no such field: XADD tocsin:events * event '<json>'"
+BATCH = 500
+ABANDONED_MS = 5_000
+"""An entry that a reader has held this long without acknowledging is taken over: the reader died."""
+BLOCK_MS = 1_000
+POLL = 0.5
+"""Seconds between two looks at the SQL door."""
+PAUSE = 1.0
+"""Seconds to wait after Postgres or Redis failed."""
+
+_WAITING = """
+SELECT id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source FROM events
+WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+_TAKE = """
+UPDATE events e SET accepted_at = now(), body_hash = t.hash, recipients = t.recipients,
+    recipient_count = jsonb_array_length(t.recipients)
+FROM unnest(%s::text[], %s::bytea[], %s::jsonb[]) AS t (id, hash, recipients) WHERE e.id = t.id
+RETURNING e.id, e.accepted_at, e.send_at > now()
+"""
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+_DOWN = (redis.RedisError, OperationalError, PoolTimeout, ConnectionClosed)
+
+
+def run_stream(client: redis.Redis, stop: threading.Event) -> None:
+    """Reads the stream until stopped; a dead reader's entries first, then new ones."""
+    reader = f"{socket.gethostname()}-{os.getpid()}"
+    while not stop.is_set():
+        try:
+            entries = abandoned(client, reader) or fresh(client, reader)
+            if entries:
+                take_entries(client, entries)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            make_group(client)
+        except _DOWN as error:
+            log.logger().warning("intake_waits", door="stream", error=type(error).__name__)
+            stop.wait(PAUSE)
+    leave(client, reader)
+
+
+def make_group(client: redis.Redis) -> None:
+    """From the stream's beginning: what was added before the first intake ran is not lost."""
+    try:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def abandoned(client: redis.Redis, reader: str) -> list[Entry]:
+    claimed: Any = client.xautoclaim(STREAM, GROUP, reader, min_idle_time=ABANDONED_MS, count=BATCH)
+    return cast("list[Entry]", claimed[1])
+
+
+def fresh(client: redis.Redis, reader: str) -> list[Entry]:
+    read: Any = client.xreadgroup(GROUP, reader, {STREAM: ">"}, count=BATCH, block=BLOCK_MS)
+    return cast("list[Entry]", read[0][1] if read else [])
+
+
+def leave(client: redis.Redis, reader: str) -> None:
+    """Forgets this reader, unless it holds entries: those are for others to take over."""
+    try:
+        if not client.xpending_range(STREAM, GROUP, "-", "+", 1, consumername=reader):
+            client.xgroup_delconsumer(STREAM, GROUP, reader)
+    except redis.RedisError:
+        return
+
+
+def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
+    """Commits a batch, then acknowledges and deletes it, then sends it into the chain."""
+    arrivals: list[Arrival] = []
+    rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
+    raws: dict[str, bytes] = {}
+    for _, fields in entries:
+        raw = fields.get(FIELD)
+        if raw is None:
+            rejected.append((None, repr(fields).encode(), [FieldError("event", NO_FIELD)]))
+            continue
+        try:
+            arrival = accept.read(raw, catalog())
+        except InvalidEvent as error:
+            rejected.append((None, raw, error.errors))
+        else:
+            arrivals.append(arrival)
+            raws[arrival.event.id or ""] = raw
+    with pool().connection() as connection:
+        verdicts, ready = accept.accept(connection, "stream", [[arrival] for arrival in arrivals])
+        clashes = [id_ for verdict in verdicts for id_ in verdict.conflicts]
+        used = [FieldError("id", "was used before with another body")]
+        accept.reject(connection, "stream", [*rejected, *((id_, raws[id_], used) for id_ in clashes)])
+    ids = [id_ for id_, _ in entries]
+    with client.pipeline(transaction=False) as pipe:
+        pipe.xack(STREAM, GROUP, *ids)
+        pipe.xdel(STREAM, *ids)
+        pipe.execute()
+    start(ready)
+    report("stream", len(ready), len(rejected) + len(clashes))
+
+
+def run_sql(stop: threading.Event) -> None:
+    """Looks for new rows in `events` twice a second, or at once while there are more."""
+    while not stop.is_set():
+        try:
+            with pool().connection() as connection:
+                taken, ready = take_rows(connection)
+            if ready:
+                start(ready)
+            if taken < BATCH:
+                stop.wait(POLL)
+        except _DOWN as error:
+            log.logger().warning("intake_waits", door="sql", error=type(error).__name__)
+            stop.wait(PAUSE)
+
+
+def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
+    """Checks a batch of inserted rows: good ones are accepted, bad ones move to `rejected_events`."""
+    names = (
+        "id",
+        "type",
+        "recipients",
+        "actor",
+        "data",
+        "group_key",
+        "importance",
+        "send_at",
+        "expires_at",
+        "source",
+    )
+    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(_WAITING, (BATCH,))]
+    good: dict[str, Event] = {}
+    rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
+    for row in rows:
+        raw = msgspec.json.encode({name: value for name, value in row.items() if value is not None})
+        try:
+            good[row["id"]] = accept.read(raw, catalog()).event
+        except InvalidEvent as error:
+            rejected.append((row["id"], raw, error.errors))
+    events = list(good.values())
+    taken = connection.execute(
+        _TAKE,
+        (
+            list(good),
+            [body_hash(event) for event in events],
+            [msgspec.json.encode(event.recipients).decode() for event in events],
+        ),
+    ).fetchall()
+    accept.reject(connection, "sql", rejected)
+    connection.execute("DELETE FROM events WHERE id = ANY(%s)", ([id_ for id_, _, _ in rejected],))
+    if waiting := [id_ for id_, _, waits in taken if waits]:
+        connection.execute(accept.TIMERS, (waiting,))
+    ready = [
+        Accepted(id_, e.type, e.recipients, e.importance, e.group_key, accepted_at)
+        for id_, accepted_at, waits in taken
+        if not waits and (e := good[id_])
+    ]
+    if rows:
+        report("sql", len(ready), len(rejected))
+    return len(rows), ready
+
+
+def report(door: str, accepted: int, rejected: int) -> None:
+    log.logger().info("events_taken", door=door, accepted=accepted, rejected=rejected)
+
+
+def main() -> None:
+    log.configure("intake")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    alive = say_alive(redis_client(), "intake")
+    doors = [
+        threading.Thread(target=run_stream, args=(redis_client(), stop), name="stream"),
+        threading.Thread(target=run_sql, args=(stop,), name="sql"),
+    ]
+    for door in doors:
+        door.start()
+    while all(door.is_alive() for door in doors) and not stop.wait(1):
+        continue
+    died = not stop.is_set()
+    stop.set()
+    for door in doors:
+        door.join()
+    alive.set()
+    pool().close()
+    if died:
+        raise SystemExit("intake: a door failed; its traceback is above")
+
+
+if __name__ == "__main__":
+    main()

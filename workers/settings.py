@@ -1,0 +1,88 @@
+"""Configuration: the only reader of the environment. `tocsin up` writes the same names to `.tocsin/env`,
+so that every command of that checkout finds the running servers; the environment wins over that file."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schema.errors import TocsinError
+
+
+def home() -> Path:
+    """Where `tocsin up` keeps its data: TOCSIN_HOME, or `.tocsin` here."""
+    return Path(os.environ.get("TOCSIN_HOME") or ".tocsin").absolute()
+
+
+class Settings(BaseSettings):
+    """Every variable, with its default. Durations are seconds."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    database_url: str = Field("", validation_alias="DATABASE_URL")
+    redis_url: str = Field("", validation_alias="REDIS_URL")
+    host: str = Field("127.0.0.1", validation_alias="TOCSIN_HOST")
+    gateway_port: int = Field(8000, validation_alias="TOCSIN_GATEWAY_PORT", ge=1, le=65535)
+    api_port: int = Field(8001, validation_alias="TOCSIN_API_PORT", ge=1, le=65535)
+    api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="TOCSIN_API_KEY",
+        description="a key to accept beside those in the database",
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="TOCSIN_JWT_SECRET",
+        description="HS256 key of the embedding application",
+    )
+    jwt_audience: str = Field("tocsin", validation_alias="TOCSIN_JWT_AUDIENCE")
+    allowed_origins: str = Field(
+        "", validation_alias="TOCSIN_ALLOWED_ORIGINS", description="comma-separated; empty: the gateway's own"
+    )
+    link_hosts: str = Field(
+        "",
+        validation_alias="TOCSIN_LINK_HOSTS",
+        description="comma-separated hosts an action URL may point to",
+    )
+    templates: Path = Field(Path(__file__).parent.parent / "templates", validation_alias="TOCSIN_TEMPLATES")
+    development: bool = Field(
+        False,
+        validation_alias="TOCSIN_DEVELOPMENT",
+        description="set by `tocsin up`: the demo page may sign in",
+    )
+
+    @property
+    def origins(self) -> frozenset[str]:
+        given = frozenset(
+            origin.strip().rstrip("/") for origin in self.allowed_origins.split(",") if origin.strip()
+        )
+        own = (f"http://{name}:{self.gateway_port}" for name in (self.host, "127.0.0.1", "localhost"))
+        return given or frozenset(own)
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        return frozenset(host.strip().lower() for host in self.link_hosts.split(",") if host.strip())
+
+    @property
+    def conninfo(self) -> str:
+        """DATABASE_URL for psycopg, whichever driver SQLAlchemy's spelling names."""
+        if not self.database_url:
+            raise TocsinError("DATABASE_URL is not set, and no `tocsin up` runs here: set it, or run `make up`")
+        return self.database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+    @property
+    def redis(self) -> str:
+        if not self.redis_url:
+            raise TocsinError("REDIS_URL is not set, and no `tocsin up` runs here: set it, or run `make up`")
+        return self.redis_url
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once. Raises TocsinError naming each variable that is wrong."""
+    try:
+        return Settings(_env_file=home() / "env")  # type: ignore[call-arg]
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise TocsinError(f"configuration: {wrong}") from None
