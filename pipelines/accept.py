@@ -14,15 +14,16 @@ from schema.event import Event, body_hash, read_event
 from schema.identity import milliseconds_of, notification_id
 from schema.notification import CHANNELS, Notification
 
-_KNOWN = "SELECT id, body_hash FROM events WHERE id = ANY(%s)"
+_KNOWN = """
+SELECT id, encode(body_hash, 'hex') FROM events WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))
+"""
 _INSERT = """
 INSERT INTO events (id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source,
     door, accepted_at, body_hash, recipient_count)
 SELECT id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source,
-    %s, now(), body_hash, jsonb_array_length(recipients)
-FROM unnest(%s::text[], %s::text[], %s::jsonb[], %s::text[], %s::jsonb[], %s::text[], %s::text[],
-    %s::timestamptz[], %s::timestamptz[], %s::text[], %s::bytea[])
-    AS e (id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source, body_hash)
+    %s, now(), decode(body_hash, 'hex'), jsonb_array_length(recipients)
+FROM json_to_recordset(%s) AS e (id text, type text, recipients jsonb, actor text, data jsonb, group_key text,
+    importance text, send_at timestamptz, expires_at timestamptz, source text, body_hash text)
 ON CONFLICT (id) DO NOTHING
 RETURNING id, accepted_at, send_at > now()
 """
@@ -40,7 +41,7 @@ class Arrival(NamedTuple):
     """An event that was checked, and its body's hash."""
 
     event: Event
-    hash: bytes
+    hash: str
 
 
 class Accepted(NamedTuple):
@@ -100,7 +101,7 @@ def accept(
 def judge(connection: Connection, calls: Sequence[Sequence[Arrival]]) -> tuple[list[Verdict], list[Arrival]]:
     """Which events are new, which are repeats, and which calls clash with what is there or with each other."""
     ids = [arrival.event.id for call in calls for arrival in call]
-    known = {id_: bytes(found or b"") for id_, found in connection.execute(_KNOWN, (ids,))}
+    known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (_json(ids),))}
     verdicts: list[Verdict] = []
     fresh: list[Arrival] = []
     for call in calls:
@@ -124,24 +125,8 @@ def insert(connection: Connection, door: str, arrivals: Sequence[Arrival]) -> di
     """The events really inserted: id -> (accepted_at, whether it waits for its send_at)."""
     if not arrivals:
         return {}
-    events = [arrival.event for arrival in arrivals]
-    rows = connection.execute(
-        _INSERT,
-        (
-            door,
-            [e.id for e in events],
-            [e.type for e in events],
-            [msgspec.json.encode(e.recipients).decode() for e in events],
-            [e.actor for e in events],
-            [msgspec.json.encode(e.data).decode() for e in events],
-            [e.group_key for e in events],
-            [e.importance for e in events],
-            [e.send_at for e in events],
-            [e.expires_at for e in events],
-            [e.source for e in events],
-            [arrival.hash for arrival in arrivals],
-        ),
-    )
+    events = [msgspec.structs.asdict(event) | {"body_hash": hash_} for event, hash_ in arrivals]
+    rows = connection.execute(_INSERT, (door, _json(events)))
     return {id_: (accepted_at, bool(waits)) for id_, accepted_at, waits in rows}
 
 
@@ -176,3 +161,7 @@ def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:
         )
         for recipient in accepted.recipients
     ]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -76,9 +76,10 @@ class Catalog:
         self.windows: dict[str, int] = {}
         self._schemas: dict[str, jsonschema_rs.Draft202012Validator] = {}
         self._wordings: dict[str, Wording] = {}
+        folders = _folders(path)
         sandbox = Sandbox(path)
         self._group = Wording(sandbox, GROUP, self._hosts)
-        for folder in _folders(path):
+        for folder in folders:
             name = folder.name
             self.types[name] = _read_type(folder)
             if grouping := self.types[name].grouping:

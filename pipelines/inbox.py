@@ -14,13 +14,19 @@ from schema.identity import milliseconds_of
 from schema.notification import Notification
 
 
-@dataclass(slots=True)
-class Row:
-    """A notification about to be written. `seq` stays empty for one that is not shown by itself."""
+class Row(msgspec.Struct):
+    """A row about to be written to `notifications`, by its columns. `seq` stays empty for one that is not shown
+    by itself."""
 
-    notification: Notification
+    id: UUID
+    event_id: str
+    user_id: str
+    type: str
+    importance: str
+    created_at: datetime
+    closed: dict[str, str]
+    data: msgspec.Raw
     actor: str | None
-    data: str
     expires_at: datetime | None
     category: str = ""
     title: str | None = None
@@ -28,11 +34,18 @@ class Row:
     action_url: str | None = None
     error: str | None = None
     seq: int | None = None
-    group: UUID | None = None
+    group_id: UUID | None = None
 
-    @property
-    def created_at(self) -> datetime:
-        return datetime.fromtimestamp(milliseconds_of(self.notification.id) / 1000, UTC)
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What an event's row holds for fan_out; `data` as JSON, and read."""
+
+    raw: msgspec.Raw
+    data: dict[str, Any]
+    actor: str | None
+    expires_at: datetime | None
+    now: datetime
 
 
 @dataclass(slots=True)
@@ -40,6 +53,7 @@ class GroupRow:
     """A group that formed or grew in this batch."""
 
     last: Row
+    window: str
     count: int
     seq: int
     leading: list[UUID]
@@ -56,33 +70,36 @@ class Inbox:
     ended: list[UUID] = field(default_factory=list)
 
 
-def compose(
-    n: Notification,
-    data: dict[str, Any],
-    actor: str | None,
-    expires_at: datetime | None,
-    now: datetime,
-    catalog: Catalog,
-) -> Row:
+def compose(n: Notification, content: Content, catalog: Catalog) -> tuple[Notification, Row]:
     """What the notification says. One that cannot be rendered carries its error and goes nowhere."""
-    if expires_at and expires_at <= now:
+    if content.expires_at and content.expires_at <= content.now:
         n = n.close(dict.fromkeys(n.open, "expired"))
-    row = Row(n, actor, msgspec.json.encode(data).decode(), expires_at)
+    row = Row(
+        id=n.id,
+        event_id=n.event_id,
+        user_id=n.recipient,
+        type=n.type,
+        importance=n.importance,
+        created_at=datetime.fromtimestamp(milliseconds_of(n.id) / 1000, UTC),
+        closed=n.closed,
+        data=content.raw,
+        actor=content.actor,
+        expires_at=content.expires_at,
+    )
     if n.type not in catalog.types:
-        return row
+        return n, row
     row.category = catalog.types[n.type].category
     try:
-        content = catalog.render(n.type, data, n.recipient, actor)
+        said = catalog.render(n.type, content.data, n.recipient, content.actor)
     except TemplateError as error:
         row.error = str(error)
     else:
-        row.title, row.message, row.action_url = content.title, content.message, content.action_url
-    return row
+        row.title, row.message, row.action_url = said.title, said.message, said.action_url
+    return n, row
 
 
-def place(row: Row, inbox: Inbox, catalog: Catalog) -> None:
+def place(n: Notification, row: Row, inbox: Inbox, catalog: Catalog) -> None:
     """Gives a shown notification its place: a row of its own, or membership of a group."""
-    n = row.notification
     if row.error or "web" not in n.open:
         return
     grouping = catalog.types[n.type].grouping
@@ -93,12 +110,12 @@ def place(row: Row, inbox: Inbox, catalog: Catalog) -> None:
         if joined:
             if joined.total == grouping.threshold:
                 inbox.unread += 1 - len(joined.leading)
-            row.group = joined.group
+            row.group_id = joined.group
             if known := inbox.groups.get(joined.group):
                 known.last, known.count = row, joined.total
             else:
                 inbox.seq += 1
-                inbox.groups[joined.group] = GroupRow(row, joined.total, inbox.seq, joined.leading)
+                inbox.groups[joined.group] = GroupRow(row, n.window, joined.total, inbox.seq, joined.leading)
             return
     inbox.seq += 1
     inbox.unread += 1

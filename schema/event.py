@@ -85,7 +85,7 @@ def read_event(raw: bytes) -> Event:
         if b"\\u0000" in raw:
             _refuse_nul(msgspec.json.decode(raw))
     except msgspec.ValidationError:
-        raise InvalidEvent(_field_errors(msgspec.json.decode(raw))) from None
+        raise InvalidEvent(_all_errors(raw)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent([FieldError("", f"is not JSON: {error}")]) from None
     except RecursionError:
@@ -95,9 +95,20 @@ def read_event(raw: bytes) -> Event:
     )
 
 
-def body_hash(event: Event) -> bytes:
-    """What tells a repeat (same id, same body) from a clash (same id, another body)."""
-    return hashlib.sha256(_encoder.encode(msgspec.structs.replace(event, id=None))).digest()
+def body_hash(event: Event) -> str:
+    """What tells a repeat (same id, same body) from a clash (same id, another body): SHA-256 in hex.
+    Raises InvalidEvent for an integer that does not fit 64 bits: no two JSON readers agree on those."""
+    try:
+        return hashlib.sha256(_encoder.encode(msgspec.structs.replace(event, id=None))).hexdigest()
+    except OverflowError:
+        raise InvalidEvent([FieldError("data", "holds an integer beyond 64 bits; send it as a string")]) from None
+
+
+def _all_errors(raw: bytes) -> list[FieldError]:
+    try:
+        return _field_errors(msgspec.json.decode(raw))
+    except msgspec.ValidationError:
+        return [FieldError("", "holds a number that is out of range")]
 
 
 def _convert(document: object) -> Event:

@@ -79,6 +79,7 @@ events = Table(
     Column("body_hash", LargeBinary, comment="SHA-256 of the event without its id; tells a repeat from a clash"),
     Column("recipient_count", Integer, nullable=False, server_default="0"),
     Column("routed_count", Integer, nullable=False, server_default="0", comment="notifications written"),
+    Column("rescues", SmallInteger, nullable=False, server_default="0", comment="times the clock sent it again"),
     Index("events_at_the_sql_door", "created_at", postgresql_where=text("accepted_at IS NULL")),
     Index("events_unrouted", "accepted_at", postgresql_where=text("routed_count < recipient_count")),
 )
@@ -226,7 +227,7 @@ dead_letters = Table(
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("queue", Text, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("message", JSONB, nullable=False),
+    Column("message", Text, nullable=False, comment="JSON; or what could not be read"),
     Column("cause", Text, nullable=False),
     Column("trace", Text, nullable=False),
     Column("created_at", Instant, nullable=False, server_default=func.now(), index=True),

@@ -3,10 +3,12 @@
 Consumes   schema.wire.Batch
 Produces   the same, narrowed, for the next stage; after fan_out schema.wire.Deliveries per channel
 Repeats    safely: stages answer alike, fan_out leaves out what is written
-Fails as   a dead letter after three tries (workers/broker.py); the clock rescues its events meanwhile
+Waits      while Postgres or Redis is away, with its batch in hand
+Fails as   a dead letter after three tries (workers/middleware.py); the clock rescues its events meanwhile
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import dramatiq
@@ -20,6 +22,8 @@ from pipelines.stage import Stage
 from schema.notification import Notification
 from schema.wire import Batch
 from workers.deliver import send_deliveries
+from workers.patience import patiently
+from workers.queues import PIPELINE, PIPELINE_NEXT
 from workers.resources import catalog, resources
 
 BATCH = 500
@@ -28,29 +32,32 @@ BATCH = 500
 Hop = dramatiq.Actor[[Any], None]
 
 
-@dramatiq.actor(queue_name="pipeline")
+@dramatiq.actor(queue_name=PIPELINE_NEXT, priority=0)
 def fan_out(message: dict[str, Any]) -> None:
     batch = msgspec.convert(message, Batch)
-    for channel, deliveries in write_out(batch.notifications, resources()).items():
-        send_deliveries(channel, deliveries)
+    written = patiently(lambda: write_out(batch.notifications, resources()))
+    for channel, deliveries in written.items():
+        patiently(partial(send_deliveries, channel, deliveries))
 
 
-def declare(stage: Stage, following: Hop) -> Hop:
+def declare(stage: Stage, following: Hop, queue: str, priority: int) -> Hop:
     """The actor of a stage; its name is the stage's, and a wire name: never rename it in place."""
 
     def hop(message: dict[str, Any]) -> None:
         batch = msgspec.convert(message, Batch)
-        following.send(Batch(stage(batch.notifications, resources())))
+        narrowed = Batch(patiently(lambda: stage(batch.notifications, resources())))
+        patiently(lambda: following.send(narrowed))
 
-    name = stage.__name__
-    return dramatiq.actor(actor_name=name, queue_name="pipeline")(hop)
+    return dramatiq.actor(actor_name=stage.__name__, queue_name=queue, priority=priority)(hop)
 
 
 def link(stages: Sequence[Stage], last: Hop) -> Hop:
-    first = last
-    for stage in reversed(stages):
-        first = declare(stage, first)
-    return first
+    """The stages in order, the first on its own queue; a smaller priority goes first within a process."""
+    hop = last
+    for place, stage in reversed(list(enumerate(stages, 1))):
+        queue = PIPELINE if place == 1 else PIPELINE_NEXT
+        hop = declare(stage, hop, queue, priority=len(stages) + 1 - place)
+    return hop
 
 
 first_stage: Hop = link(STAGES, fan_out)

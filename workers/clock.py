@@ -1,28 +1,32 @@
 """The clock: what is due by time. Any number of copies; each duty claims its rows with FOR UPDATE SKIP LOCKED,
-does a bounded amount per round, and may be repeated."""
+does a bounded amount per round, and may be repeated. Time is Postgres', so no worker's clock can matter."""
 
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-
-import redis
-from dramatiq.errors import ConnectionClosed
-from psycopg import Connection, OperationalError
-from psycopg_pool import PoolTimeout
+from importlib.resources import files
 
 from pipelines.accept import Accepted
 from pipelines.fan_out import RESEND_AFTER
 from schema.partitions import statements
 from workers import log
 from workers.alive import say_alive
+from workers.broker import DEAD_LETTERS_KEPT, HEARTBEAT_TIMEOUT
 from workers.chain import start
+from workers.channels import CHANNELS
 from workers.deliver import send_deliveries
+from workers.patience import AWAY
+from workers.queues import NAMESPACE, PIPELINE, QUEUES, delivery_queue, waiting_since
 from workers.resources import pool, redis_client
 
 ROUND = 1000
 """Rows a duty takes in one round."""
+RESCUES = 12
+"""How often an event is sent again, at doubling intervals: after some hours it is a poison, left for people."""
+MARK = "tocsin:not-emptied"
+"""A key whose absence says that Redis lost what it held."""
 
 _TIMERS = """
 WITH due AS (
@@ -34,55 +38,107 @@ WITH due AS (
 SELECT id, type, recipients, importance, group_key, accepted_at FROM events JOIN due ON id = subject
 """
 _UNROUTED = """
-SELECT id, type, recipients, importance, group_key, accepted_at FROM events
-WHERE routed_count < recipient_count AND accepted_at < now() - %s
-    AND coalesce(send_at, accepted_at) < now() - %s
-ORDER BY accepted_at LIMIT %s
+UPDATE events SET rescues = rescues + 1 WHERE id IN (
+    SELECT id FROM events
+    WHERE routed_count < recipient_count AND rescues < %(most)s
+        AND accepted_at < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
+        AND greatest(accepted_at, send_at) + %(after)s * power(2, rescues) < now()
+    ORDER BY accepted_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
+) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
 _UNSENT = """
-UPDATE deliveries SET next_attempt_at = now() + %s WHERE id IN (
-    SELECT id FROM deliveries WHERE state IN ('pending', 'retrying') AND next_attempt_at <= now()
-    ORDER BY next_attempt_at LIMIT %s FOR UPDATE SKIP LOCKED
-) RETURNING id, channel
+UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE state IN ('pending', 'retrying') AND next_attempt_at <= now() AND channel = %(channel)s
+        AND (state = 'retrying'
+            OR created_at < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s)
+    ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
+) RETURNING id
 """
+_ALL_UNROUTED = """
+SELECT id, type, recipients, importance, group_key, accepted_at FROM events
+WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
+    AND (accepted_at, id) > (%s, %s)
+ORDER BY accepted_at, id LIMIT %s
+"""
+_ALL_UNSENT = "UPDATE deliveries SET next_attempt_at = now(), state = 'retrying' WHERE state = 'pending'"
 
 
-def release_timers(connection: Connection) -> int:
+def release_timers() -> int:
     """Starts events whose send_at has come. A crash after the commit leaves them to rescue_events."""
-    due = [Accepted(*row) for row in connection.execute(_TIMERS, (ROUND,))]
-    connection.commit()
+    with pool().connection() as connection:
+        due = [Accepted(*row) for row in connection.execute(_TIMERS, (ROUND,))]
     start(due)
     return len(due)
 
 
-def rescue_events(connection: Connection) -> int:
-    """Starts accepted events again that were not routed in time: their message was lost."""
-    lost = [Accepted(*row) for row in connection.execute(_UNROUTED, (RESEND_AFTER, RESEND_AFTER, ROUND))]
-    connection.commit()
+def rescue_events() -> int:
+    """Starts accepted events again whose message was lost: not routed in time, though what was sent after them
+    has left the queue already. A long backlog alone is no loss."""
+    arguments = {
+        "most": RESCUES,
+        "after": RESEND_AFTER,
+        "round": ROUND,
+        "waiting_since": waiting_since(redis_client(), PIPELINE),
+    }
+    with pool().connection() as connection:
+        lost = [Accepted(*row) for row in connection.execute(_UNROUTED, arguments)]
     start(lost)
     return len(lost)
 
 
-def rescue_deliveries(connection: Connection) -> int:
-    """Sends deliveries again whose time has come: retries due, and those whose message was lost."""
-    rows = connection.execute(_UNSENT, (RESEND_AFTER, ROUND)).fetchall()
-    connection.commit()
-    for channel in {channel for _, channel in rows}:
-        send_deliveries(channel, [id_ for id_, of in rows if of == channel])
-    return len(rows)
+def send_due_deliveries() -> int:
+    """Sends deliveries whose time has come: retries, and those whose message was lost."""
+    sent = 0
+    for channel in CHANNELS:
+        since = waiting_since(redis_client(), delivery_queue(channel.NAME))
+        arguments = {"after": RESEND_AFTER, "channel": channel.NAME, "waiting_since": since, "round": ROUND}
+        with pool().connection() as connection:
+            due = [id_ for (id_,) in connection.execute(_UNSENT, arguments)]
+        send_deliveries(channel.NAME, due)
+        sent += len(due)
+    return sent
 
 
-def make_partitions(connection: Connection) -> int:
+def refill() -> int:
+    """Puts everything open back in motion as soon as Redis is found empty. The mark is set first, by one clock
+    alone; what a crash leaves undone is found by the rescue."""
+    if not redis_client().set(MARK, 1, nx=True):
+        return 0
+    done, last = 0, (datetime.fromtimestamp(0, UTC), "")
+    while True:
+        with pool().connection() as connection:
+            lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, (*last, ROUND))]
+        if not lost:
+            break
+        start(lost)
+        done, last = done + len(lost), (lost[-1].accepted_at, lost[-1].id)
+    with pool().connection() as connection:
+        done += connection.execute(_ALL_UNSENT).rowcount
+    return done
+
+
+def return_messages() -> int:
+    """Gives back to their queues what dead processes held; see dead_workers.lua."""
+    script = redis_client().register_script(files("workers").joinpath("dead_workers.lua").read_text())
+    queues = [name for queue in QUEUES for name in (queue, f"{queue}.DQ")]
+    return int(str(script(keys=[NAMESPACE], args=[HEARTBEAT_TIMEOUT, DEAD_LETTERS_KEPT, *queues])))
+
+
+def make_partitions() -> int:
     """The months to come of the partitioned tables."""
-    for statement in statements(datetime.now(UTC)):
-        connection.execute(statement)
+    with pool().connection() as connection:
+        for statement in statements(datetime.now(UTC)):
+            connection.execute(statement)
     return 0
 
 
-DUTIES: tuple[tuple[Callable[[Connection], int], float], ...] = (
+DUTIES: tuple[tuple[Callable[[], int], float], ...] = (
     (release_timers, 0.5),
-    (rescue_deliveries, 1),
-    (rescue_events, 5),
+    (send_due_deliveries, 1),
+    (refill, 1),
+    (return_messages, 2),
+    (rescue_events, 3),
     (make_partitions, 3600),
 )
 """Each duty, and the seconds between two rounds of it."""
@@ -93,18 +149,20 @@ def run(stop: threading.Event) -> None:
     due = dict.fromkeys((duty for duty, _ in DUTIES), 0.0)
     while not stop.is_set():
         for duty, interval in DUTIES:
-            if time.monotonic() < due[duty]:
+            if stop.is_set() or time.monotonic() < due[duty]:
                 continue
             due[duty] = time.monotonic() + interval
             try:
-                with pool().connection() as connection:
-                    done = duty(connection)
-            except (OperationalError, PoolTimeout, redis.RedisError, ConnectionClosed) as error:
+                done = duty()
+            except AWAY as error:
                 log.logger().warning("clock_waits", duty=duty.__name__, error=type(error).__name__)
+                continue
+            except Exception:
+                log.logger().exception("duty_failed", duty=duty.__name__)
                 continue
             if done:
                 log.logger().info("clock_did", duty=duty.__name__, rows=done)
-            if done >= ROUND:
+            if done == ROUND:
                 due[duty] = 0.0
         stop.wait(max(0.05, min(due.values()) - time.monotonic()))
 

@@ -4,14 +4,14 @@ schema/delivery.py.
 Consumes   schema.wire.Deliveries, on the queue `deliver-CHANNEL`
 Produces   the channel's sends; settled rows, attempts that failed, counts
 Repeats    safely: what is settled is not read again, and settling is fenced by the attempt number
+Waits      while Postgres is away, with its deliveries in hand
 Fails as   an outcome, which settles the delivery as retrying, failed or dead; an exception is a bug
 """
 
 import random
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import dramatiq
@@ -23,13 +23,17 @@ import workers.broker  # noqa: F401  (the broker must be set before an actor is 
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
 from schema.wire import Deliveries, Group, InboxItem, Publication
 from workers.channels import CHANNELS, web
+from workers.patience import patiently
+from workers.queues import delivery_queue
 from workers.resources import pool, redis_client
 
 BATCH = 500
 """Deliveries in one message."""
 
 _READ = """
-SELECT d.id AS delivery, d.attempt, told.type AS told_type, i.version, i.unread, n.*
+SELECT d.id AS delivery, d.attempt, told.type AS told_type, i.version, i.unread, n.user_id, n.id, n.seq, n.type,
+    n.category, n.importance, n.title, n.message, n.data::text, n.action_url, n.created_at, n.read_at,
+    n.clicked_at, n.archived_at, n.group_count, n.leading
 FROM deliveries d
 JOIN notifications told ON told.id = d.notification_id
 JOIN notifications n ON n.id = coalesce(told.group_id, told.id)
@@ -42,8 +46,8 @@ WITH settled AS (
     UPDATE deliveries d
     SET state = o.state, reason = o.reason, receipt = o.receipt, attempt = d.attempt + 1,
         next_attempt_at = now() + o.wait, settled_at = CASE WHEN o.state = 'retrying' THEN NULL ELSE now() END
-    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::interval[])
-        AS o (id, attempt, type, state, reason, receipt, wait)
+    FROM json_to_recordset(%s)
+        AS o (id uuid, attempt int, type text, state text, reason text, receipt text, wait interval)
     WHERE d.id = o.id AND d.attempt = o.attempt AND d.state IN ('pending', 'retrying')
     RETURNING d.id, d.attempt, d.state, d.reason, o.type
 ), tried AS (
@@ -81,7 +85,7 @@ def item(row: dict[str, Any]) -> web.Item:
         importance=row["importance"],
         title=row["title"],
         message=row["message"],
-        data=row["data"],
+        data=msgspec.json.decode(row["data"]),
         action_url=row["action_url"],
         created_at=row["created_at"],
         read=row["read_at"] is not None,
@@ -100,54 +104,51 @@ def settle(
     outcomes: Iterable[Outcome],
 ) -> None:
     """Records the outcomes in one trip. A delivery that another worker settled meanwhile stays as it is."""
-    settled = [judge(schedule, row["attempt"], outcome) for row, outcome in zip(rows, outcomes, strict=True)]
-    connection.execute(
-        _SETTLE,
-        (
-            [row["delivery"] for row in rows],
-            [row["attempt"] for row in rows],
-            [row["told_type"] for row in rows],
-            [s.state for s in settled],
-            [s.reason for s in settled],
-            [s.receipt for s in settled],
-            [s.wait for s in settled],
-        ),
-    )
+    settled = [judge(row, schedule, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+    connection.execute(_SETTLE, (msgspec.json.encode(settled).decode(),))
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct):
+    """What one try made of a delivery. `attempt`: tries before it; `wait`: seconds until the next, as a string."""
+
+    id: UUID
+    attempt: int
+    type: str
     state: str
     reason: str | None = None
     receipt: str | None = None
-    wait: timedelta = timedelta()
+    wait: str = "0"
 
 
-def judge(schedule: Sequence[float], attempt: int, outcome: Outcome) -> Settled:
-    """What an outcome makes of a delivery that had `attempt` tries before this one."""
+def judge(row: dict[str, Any], schedule: Sequence[float], outcome: Outcome) -> Settled:
+    """Sent is sent and Never has failed; Later is tried again until the schedule is spent."""
+    settled = Settled(row["delivery"], row["attempt"], row["told_type"], SENT)
     match outcome:
         case Sent(receipt):
-            return Settled(SENT, receipt=receipt)
+            settled.receipt = receipt
         case Never(reason):
-            return Settled(FAILED, reason)
-        case Later(reason) if attempt < len(schedule):
-            return Settled(RETRYING, reason, wait=backoff(schedule, attempt))
+            settled.state, settled.reason = FAILED, reason
+        case Later(reason) if settled.attempt < len(schedule):
+            settled.state, settled.reason = RETRYING, reason
+            settled.wait = f"{backoff(schedule, settled.attempt):.3f}"
         case Later(reason):
-            return Settled(DEAD, reason)
+            settled.state, settled.reason = DEAD, reason
+    return settled
 
 
-def backoff(schedule: Sequence[float], attempt: int) -> timedelta:
-    """How long to wait after the try that followed `attempt` earlier ones: the schedule's entry, ± 20 %."""
-    seconds = schedule[min(attempt, len(schedule) - 1)]
-    return timedelta(seconds=seconds * random.uniform(0.8, 1.2))  # noqa: S311  (spreads load, guards nothing)
+def backoff(schedule: Sequence[float], attempt: int) -> float:
+    """Seconds to wait after the try that followed `attempt` earlier ones: the schedule's entry, ± 20 %."""
+    return schedule[attempt] * random.uniform(0.8, 1.2)  # noqa: S311  (spreads load, guards nothing)
 
 
 def declare(channel: ModuleType) -> Deliver:
     """The actor of a channel; its name and queue are wire names."""
 
     def hop(message: dict[str, Any]) -> None:
-        deliver(channel, msgspec.convert(message, Deliveries).deliveries)
+        ids = msgspec.convert(message, Deliveries).deliveries
+        patiently(lambda: deliver(channel, ids))
 
-    return dramatiq.actor(actor_name=f"deliver_{channel.NAME}", queue_name=f"deliver-{channel.NAME}")(hop)
+    return dramatiq.actor(actor_name=f"deliver_{channel.NAME}", queue_name=delivery_queue(channel.NAME))(hop)
 
 
 ACTORS: dict[str, Deliver] = {channel.NAME: declare(channel) for channel in CHANNELS}

@@ -20,13 +20,12 @@ from psycopg_pool import PoolTimeout
 from pipelines import accept
 from pipelines.accept import Accepted, Arrival
 from schema.errors import FieldError, InvalidEvent
-from schema.event import Event, body_hash
 from workers import log
 from workers.alive import say_alive
 from workers.chain import start
+from workers.queues import STREAM
 from workers.resources import catalog, pool, redis_client
 
-STREAM = "tocsin:events"
 GROUP = "intake"
 FIELD = b"event"
 NO_FIELD = "the entry has no such field: XADD tocsin:events * event '<json>'"
@@ -40,13 +39,13 @@ PAUSE = 1.0
 """Seconds to wait after Postgres or Redis failed."""
 
 _WAITING = """
-SELECT id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source FROM events
-WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
+SELECT id, type, recipients::text, actor, data::text, group_key, importance, send_at, expires_at, source
+FROM events WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
 """
 _TAKE = """
-UPDATE events e SET accepted_at = now(), body_hash = t.hash, recipients = t.recipients,
+UPDATE events e SET accepted_at = now(), body_hash = decode(t.hash, 'hex'), recipients = t.recipients,
     recipient_count = jsonb_array_length(t.recipients)
-FROM unnest(%s::text[], %s::bytea[], %s::jsonb[]) AS t (id, hash, recipients) WHERE e.id = t.id
+FROM unnest(%s::text[], %s::text[], %s::jsonb[]) AS t (id, hash, recipients) WHERE e.id = t.id
 RETURNING e.id, e.accepted_at, e.send_at > now()
 """
 
@@ -161,21 +160,22 @@ def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
         "source",
     )
     rows = [dict(zip(names, row, strict=True)) for row in connection.execute(_WAITING, (BATCH,))]
-    good: dict[str, Event] = {}
+    for row in rows:
+        row |= {name: msgspec.Raw(row[name].encode()) for name in ("recipients", "data")}
+    good: dict[str, Arrival] = {}
     rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
     for row in rows:
         raw = msgspec.json.encode({name: value for name, value in row.items() if value is not None})
         try:
-            good[row["id"]] = accept.read(raw, catalog()).event
+            good[row["id"]] = accept.read(raw, catalog())
         except InvalidEvent as error:
             rejected.append((row["id"], raw, error.errors))
-    events = list(good.values())
     taken = connection.execute(
         _TAKE,
         (
             list(good),
-            [body_hash(event) for event in events],
-            [msgspec.json.encode(event.recipients).decode() for event in events],
+            [arrival.hash for arrival in good.values()],
+            [msgspec.json.encode(arrival.event.recipients).decode() for arrival in good.values()],
         ),
     ).fetchall()
     accept.reject(connection, "sql", rejected)
@@ -185,7 +185,7 @@ def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
     ready = [
         Accepted(id_, e.type, e.recipients, e.importance, e.group_key, accepted_at)
         for id_, accepted_at, waits in taken
-        if not waits and (e := good[id_])
+        if not waits and (e := good[id_].event)
     ]
     if rows:
         report("sql", len(ready), len(rejected))

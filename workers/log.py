@@ -10,7 +10,8 @@ def configure(process: str) -> None:
     """Sets up structlog and the standard library's logging alike; `process` is the Procfile's name."""
 
     def name_process(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return line | {"process": process}
+        line["process"] = process
+        return line
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

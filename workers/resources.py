@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import msgspec
+from psycopg.types.json import set_json_loads
 from psycopg_pool import ConnectionPool
 from redis import Redis
 
@@ -28,6 +30,7 @@ def redis_client() -> Redis:
 @cache
 def pool() -> ConnectionPool:
     """Statements end after 30 s; waiting for a connection ends after 10 s."""
+    set_json_loads(msgspec.json.decode)
     return ConnectionPool(
         settings().conninfo,
         min_size=1,

@@ -39,7 +39,8 @@ def send_events(lines: Sequence[bytes], via: str, *, progress: bool) -> str:
 
 
 def _through_the_stream(calls: Iterable[Sequence[bytes]]) -> str:
-    from workers.intake import FIELD, STREAM
+    from workers.intake import FIELD
+    from workers.queues import STREAM
     from workers.resources import redis_client
 
     sent = 0

@@ -65,6 +65,7 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
             status, detail = 422, "the request does not fit; nothing was stored"
             extra = error.extra if isinstance(error.extra, list) else []
             errors = [FieldError(str(e.get("key", "")), str(e.get("message", ""))) for e in extra]
+            detail = "; ".join(f"{e.field}: {e.message}" for e in errors) + "; nothing was stored"
         case HTTPException():
             status, detail = error.status_code, error.detail
             headers = {"www-authenticate": "Bearer"} if status == 401 else {}

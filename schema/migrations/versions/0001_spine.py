@@ -37,7 +37,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("message", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False, comment="JSON; or what could not be read"),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("trace", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -104,6 +104,13 @@ def upgrade() -> None:
         sa.Column("recipient_count", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
             "routed_count", sa.Integer(), server_default="0", nullable=False, comment="notifications written"
+        ),
+        sa.Column(
+            "rescues",
+            sa.SmallInteger(),
+            server_default="0",
+            nullable=False,
+            comment="times the clock sent it again",
         ),
         sa.PrimaryKeyConstraint("id"),
     )
