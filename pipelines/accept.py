@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 from psycopg import Connection
 
+from pipelines.arrays import json, texts
 from pipelines.catalog import Catalog
 from schema.errors import FieldError, InvalidEvent
 from schema.event import Event, body_hash, read_event
@@ -15,7 +16,7 @@ from schema.identity import milliseconds_of, notification_id
 from schema.notification import CHANNELS, Notification
 
 _KNOWN = """
-SELECT id, encode(body_hash, 'hex') FROM events WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))
+SELECT id, encode(body_hash, 'hex') FROM events WHERE id = ANY(%s::text[])
 """
 _INSERT = """
 INSERT INTO events (id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source,
@@ -24,6 +25,7 @@ SELECT id, type, recipients, actor, data, group_key, importance, send_at, expire
     %s, now(), decode(body_hash, 'hex'), jsonb_array_length(recipients)
 FROM json_to_recordset(%s) AS e (id text, type text, recipients jsonb, actor text, data jsonb, group_key text,
     importance text, send_at timestamptz, expires_at timestamptz, source text, body_hash text)
+ORDER BY id -- two processes that store the same events wait for each other, and never in a circle
 ON CONFLICT (id) DO NOTHING
 RETURNING id, accepted_at, send_at > now()
 """
@@ -101,7 +103,7 @@ def accept(
 def judge(connection: Connection, calls: Sequence[Sequence[Arrival]]) -> tuple[list[Verdict], list[Arrival]]:
     """Which events are new, which are repeats, and which calls clash with what is there or with each other."""
     ids = [arrival.event.id for call in calls for arrival in call]
-    known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (_json(ids),))}
+    known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (texts(ids),))}
     verdicts: list[Verdict] = []
     fresh: list[Arrival] = []
     for call in calls:
@@ -126,7 +128,7 @@ def insert(connection: Connection, door: str, arrivals: Sequence[Arrival]) -> di
     if not arrivals:
         return {}
     events = [msgspec.structs.asdict(event) | {"body_hash": hash_} for event, hash_ in arrivals]
-    rows = connection.execute(_INSERT, (door, _json(events)))
+    rows = connection.execute(_INSERT, (door, json(events)))
     return {id_: (accepted_at, bool(waits)) for id_, accepted_at, waits in rows}
 
 
@@ -138,9 +140,9 @@ def reject(
     for id_, payload, found in rejected:
         ids.append(id_)
         payloads.append(payload.decode(errors="backslashreplace").replace("\0", "\\u0000"))
-        errors.append(msgspec.json.encode([{"field": e.field, "message": e.message} for e in found]).decode())
+        errors.append(json([{"field": e.field, "message": e.message} for e in found]).replace("\\u0000", "?"))
     if ids:
-        connection.execute(_REJECT, (door, ids, payloads, errors))
+        connection.execute(_REJECT, (door, texts(ids), texts(payloads), texts(errors)))
 
 
 def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:
@@ -161,7 +163,3 @@ def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:
         )
         for recipient in accepted.recipients
     ]
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -43,22 +43,23 @@ class Joined(NamedTuple):
 
 
 def join(windows: Windows, name: str, notification: UUID, at: int, threshold: int, lasts: int) -> Joined | None:
-    """Puts a notification (of `at` milliseconds) into its window, in place. None: it has a row of its own.
+    """Puts a notification that is told at `at` (milliseconds) into its window, in place. None: it has a row of its
+    own. `threshold` is at least 2.
 
     `lasts` is the window's length in milliseconds; the notification that makes `threshold` within it forms the
     group, and later ones join it for as long as none comes later than that after the one before."""
-    window = windows.get(name)
-    if window and window["group"]:
-        window["count"] += 1
-        window["at"] = max(window["at"], at)
-        return Joined(UUID(window["group"]), window["count"], [])
-    leading = [UUID(id_) for id_, came in window["leading"] if came > at - lasts] if window else []
-    kept = [entry for entry in window["leading"] if entry[1] > at - lasts] if window else []
-    if len(leading) + 1 < threshold:
-        windows[name] = {"leading": [*kept, [str(notification), at]], "group": None, "count": 0, "at": at}
+    window = windows.get(name, {"leading": [], "group": None, "count": 0, "at": at})
+    latest = max(window["at"], at)
+    if window["group"]:
+        windows[name] = window | {"count": window["count"] + 1, "at": latest}
+        return Joined(UUID(window["group"]), window["count"] + 1, [])
+    kept = [entry for entry in window["leading"] if entry[1] > at - lasts]
+    if len(kept) + 1 < threshold:
+        windows[name] = window | {"leading": [*kept, [str(notification), at]], "at": latest}
         return None
-    formed = group_id((leading or [notification])[0])
-    windows[name] = {"leading": [], "group": str(formed), "count": len(leading) + 1, "at": at}
+    leading = [UUID(id_) for id_, _ in kept]
+    formed = group_id(leading[0])
+    windows[name] = {"leading": [], "group": str(formed), "count": len(leading) + 1, "at": latest}
     return Joined(formed, len(leading) + 1, leading)
 
 

@@ -74,6 +74,8 @@ def compose(n: Notification, content: Content, catalog: Catalog) -> tuple[Notifi
     """What the notification says. One that cannot be rendered carries its error and goes nowhere."""
     if content.expires_at and content.expires_at <= content.now:
         n = n.close(dict.fromkeys(n.open, "expired"))
+    if n.type not in catalog.types:
+        n = n.close(dict.fromkeys(n.open, "unknown_type"))
     row = Row(
         id=n.id,
         event_id=n.event_id,
@@ -98,17 +100,17 @@ def compose(n: Notification, content: Content, catalog: Catalog) -> tuple[Notifi
     return n, row
 
 
-def place(n: Notification, row: Row, inbox: Inbox, catalog: Catalog) -> None:
-    """Gives a shown notification its place: a row of its own, or membership of a group."""
+def place(n: Notification, row: Row, inbox: Inbox, now: int, catalog: Catalog) -> None:
+    """Gives a shown notification its place: a row of its own, or membership of a group. `now`: milliseconds by
+    Postgres' clock, the same for a whole batch, so that no window begins and ends within one."""
     if row.error or "web" not in n.open:
         return
     grouping = catalog.types[n.type].grouping
     if n.window is not None and grouping:
-        at = milliseconds_of(n.id)
-        inbox.ended += end_old(inbox.windows, at, catalog.windows)
-        joined = join(inbox.windows, n.window, n.id, at, grouping.threshold, catalog.windows[n.type])
+        inbox.ended += end_old(inbox.windows, now, catalog.windows)
+        joined = join(inbox.windows, n.window, n.id, now, grouping.threshold, catalog.windows[n.type])
         if joined:
-            if joined.total == grouping.threshold:
+            if joined.leading:
                 inbox.unread += 1 - len(joined.leading)
             row.group_id = joined.group
             if known := inbox.groups.get(joined.group):

@@ -24,6 +24,7 @@ MAX_RECIPIENTS = 1000
 MAX_EVENT_BYTES = 64 * 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998  # every time zone and every driver can hold these
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]+$"
 UserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
 EventId = Annotated[str, Meta(min_length=1, max_length=255, pattern=_NO_CONTROLS)]
@@ -78,14 +79,9 @@ def read_event(raw: bytes) -> Event:
     if len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent([FieldError("", f"is {len(raw):,} bytes long; the limit is {MAX_EVENT_BYTES:,}")])
     try:
-        if b'"specversion"' in raw:
-            event = _convert(_from_cloud_event(msgspec.json.decode(raw)))
-        else:
-            event = _decoder.decode(raw)
-        if b"\\u0000" in raw:
-            _refuse_nul(msgspec.json.decode(raw))
+        event = _read(raw)
     except msgspec.ValidationError:
-        raise InvalidEvent(_all_errors(raw)) from None
+        raise InvalidEvent([FieldError("", "holds a number that is out of range")]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent([FieldError("", f"is not JSON: {error}")]) from None
     except RecursionError:
@@ -96,26 +92,39 @@ def read_event(raw: bytes) -> Event:
 
 
 def body_hash(event: Event) -> str:
-    """What tells a repeat (same id, same body) from a clash (same id, another body): SHA-256 in hex.
-    Raises InvalidEvent for an integer that does not fit 64 bits: no two JSON readers agree on those."""
-    try:
-        return hashlib.sha256(_encoder.encode(msgspec.structs.replace(event, id=None))).hexdigest()
-    except OverflowError:
-        raise InvalidEvent([FieldError("data", "holds an integer beyond 64 bits; send it as a string")]) from None
+    """What tells a repeat (same id, same body) from a clash (same id, another body): SHA-256 in hex."""
+    return hashlib.sha256(_encoder.encode(msgspec.structs.replace(event, id=None))).hexdigest()
 
 
-def _all_errors(raw: bytes) -> list[FieldError]:
-    try:
-        return _field_errors(msgspec.json.decode(raw))
-    except msgspec.ValidationError:
-        return [FieldError("", "holds a number that is out of range")]
+def _read(raw: bytes) -> Event:
+    """Raises InvalidEvent, or what msgspec raises for a document that is no JSON or that it cannot hold."""
+    if b'"specversion"' in raw:
+        document = _from_cloud_event(msgspec.json.decode(raw))
+    else:
+        try:
+            event = _decoder.decode(raw)
+        except msgspec.ValidationError:
+            document = msgspec.json.decode(raw)
+        else:
+            return _checked(event, raw)
+    errors = _field_errors(document)
+    if errors:
+        raise InvalidEvent(errors)
+    return _checked(msgspec.convert(document, Event), raw)
 
 
-def _convert(document: object) -> Event:
-    try:
-        return msgspec.convert(document, Event)
-    except msgspec.ValidationError:
-        raise InvalidEvent(_field_errors(document)) from None
+def _checked(event: Event, raw: bytes) -> Event:
+    errors = []
+    for name in ("send_at", "expires_at"):
+        at: datetime | None = getattr(event, name)
+        if at and not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+            errors.append(FieldError(name, f"must lie between the years {_FIRST_YEAR} and {_LAST_YEAR}"))
+    if b"\\u0000" in raw:
+        paths = _nul_paths(msgspec.json.decode(raw), "")
+        errors += [FieldError(path.lstrip("."), "contains a NUL character") for path in paths]
+    if errors:
+        raise InvalidEvent(errors)
+    return event
 
 
 def _from_cloud_event(document: Any) -> object:
@@ -144,7 +153,7 @@ def _field_errors(document: object) -> list[FieldError]:
         if name not in _FIELDS:
             near = difflib.get_close_matches(str(name), _FIELDS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            errors.append(FieldError(str(name)[:80], f"is not a field of an event{hint}"))
+            errors.append(FieldError(_shown(str(name)), f"is not a field of an event{hint}"))
     for name, field in _FIELDS.items():
         if name not in document:
             if field.required:
@@ -166,10 +175,9 @@ def _field_error(name: str, message: str) -> FieldError:
     return FieldError(name + path.rstrip("`"), text[:1].lower() + text[1:])
 
 
-def _refuse_nul(document: object) -> None:
-    found = [FieldError(path.lstrip("."), "contains a NUL character") for path in _nul_paths(document, "")]
-    if found:
-        raise InvalidEvent(found)
+def _shown(name: str) -> str:
+    """A key of the sender's, fit for an error message."""
+    return re.sub(r"[^ -~]", "?", name)[:80]
 
 
 def _nul_paths(value: object, path: str) -> Iterator[str]:
@@ -179,7 +187,7 @@ def _nul_paths(value: object, path: str) -> Iterator[str]:
         for key, item in value.items():
             if "\0" in key:
                 yield path
-            yield from _nul_paths(item, f"{path}.{re.sub(r'[^ -~]', '?', key)[:80]}")
+            yield from _nul_paths(item, f"{path}.{_shown(key)}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _nul_paths(item, f"{path}[{index}]")

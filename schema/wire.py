@@ -1,11 +1,12 @@
 """Every format that leaves a process: hops and delivery messages in Redis queues, publications to the gateway,
 and what a browser sees. Golden files in tests/contracts hold them still.
 
-Hop and delivery messages start with their version; a worker that meets a newer one leaves it to newer workers.
+Hop and delivery messages carry their version. A worker that meets a newer one refuses it: it becomes a dead
+letter, and its events are sent again by the clock. Deploy workers before whatever sends to them.
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -27,6 +28,17 @@ class Deliveries(msgspec.Struct):
 
     deliveries: list[UUID]
     v: int = VERSION
+
+
+M = TypeVar("M", Batch, Deliveries)
+
+
+def read(message: object, kind: type[M]) -> M:
+    """A message as it came from the queue. Raises ValueError for what this version does not know."""
+    found = msgspec.convert(message, kind)
+    if found.v != VERSION:
+        raise ValueError(f"a message of version {found.v}, and this worker knows {VERSION}")
+    return found
 
 
 class Group(msgspec.Struct, rename="camel"):

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import dramatiq
-import msgspec
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
 from pipelines import STAGES
@@ -20,7 +19,7 @@ from pipelines.accept import Accepted, address
 from pipelines.fan_out import fan_out as write_out
 from pipelines.stage import Stage
 from schema.notification import Notification
-from schema.wire import Batch
+from schema.wire import Batch, read
 from workers.deliver import send_deliveries
 from workers.patience import patiently
 from workers.queues import PIPELINE, PIPELINE_NEXT
@@ -34,7 +33,7 @@ Hop = dramatiq.Actor[[Any], None]
 
 @dramatiq.actor(queue_name=PIPELINE_NEXT, priority=0)
 def fan_out(message: dict[str, Any]) -> None:
-    batch = msgspec.convert(message, Batch)
+    batch = read(message, Batch)
     written = patiently(lambda: write_out(batch.notifications, resources()))
     for channel, deliveries in written.items():
         patiently(partial(send_deliveries, channel, deliveries))
@@ -44,7 +43,7 @@ def declare(stage: Stage, following: Hop, queue: str, priority: int) -> Hop:
     """The actor of a stage; its name is the stage's, and a wire name: never rename it in place."""
 
     def hop(message: dict[str, Any]) -> None:
-        batch = msgspec.convert(message, Batch)
+        batch = read(message, Batch)
         narrowed = Batch(patiently(lambda: stage(batch.notifications, resources())))
         patiently(lambda: following.send(narrowed))
 

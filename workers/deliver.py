@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
-from schema.wire import Deliveries, Group, InboxItem, Publication
+from schema.wire import Deliveries, Group, InboxItem, Publication, read
 from workers.channels import CHANNELS, web
 from workers.patience import patiently
 from workers.queues import delivery_queue
@@ -145,7 +145,7 @@ def declare(channel: ModuleType) -> Deliver:
     """The actor of a channel; its name and queue are wire names."""
 
     def hop(message: dict[str, Any]) -> None:
-        ids = msgspec.convert(message, Deliveries).deliveries
+        ids = read(message, Deliveries).deliveries
         patiently(lambda: deliver(channel, ids))
 
     return dramatiq.actor(actor_name=f"deliver_{channel.NAME}", queue_name=delivery_queue(channel.NAME))(hop)

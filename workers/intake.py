@@ -39,7 +39,8 @@ PAUSE = 1.0
 """Seconds to wait after Postgres or Redis failed."""
 
 _WAITING = """
-SELECT id, type, recipients::text, actor, data::text, group_key, importance, send_at, expires_at, source
+SELECT id, type, recipients::text, actor, data::text, group_key, importance, to_json(send_at) #>> '{}',
+    to_json(expires_at) #>> '{}', source
 FROM events WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
 """
 _TAKE = """
@@ -201,6 +202,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    pool()
     alive = say_alive(redis_client(), "intake")
     doors = [
         threading.Thread(target=run_stream, args=(redis_client(), stop), name="stream"),

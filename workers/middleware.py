@@ -61,12 +61,15 @@ class Process(Middleware):
     ends itself when one of its consumers is dead or deaf, so that whoever supervises it starts another."""
 
     def after_process_boot(self, broker: dramatiq.Broker) -> None:
+        from workers.resources import resources
+
         name = os.environ.get("TOCSIN_PROCESS", "worker")
         log.configure(name)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         say_alive(cast("Broker", broker).client, name)
         stopping.clear()
+        resources()
         threading.Thread(target=watch, args=(broker,), name="watch", daemon=True).start()
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: object) -> None:
@@ -121,7 +124,7 @@ class Bury(Middleware):
     """A message whose tries are spent is a bug: kept in `dead_letters`, with its cause, for whoever mends it."""
 
     def after_nack(self, broker: dramatiq.Broker, message: Any) -> None:
-        trace = message.options.get("traceback") or "unknown"
+        trace = message.options.get("traceback") or repr(message._exception)
         content = msgspec.json.encode({"args": message.args, "kwargs": message.kwargs})
         bury(message.queue_name, message.actor_name, content, trace.strip().splitlines()[-1], trace)
 

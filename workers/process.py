@@ -15,18 +15,40 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from schema.errors import TocsinError
+
 _AT_ONCE = 1 << 18
 """Bytes of a log that are looked at in one go."""
+_READ_ANYTHING = {"dac_read_search": 2, "dac_override": 1}
+"""Linux capabilities, the lesser one first, with their bits: capabilities(7)."""
 
 
-def tied(death: signal.Signals) -> list[str]:
-    """The words before a command that have the kernel send it `death` when we die; none without setpriv."""
-    tool = setpriv()
-    return [tool, "--pdeathsig", death.name.removeprefix("SIG"), "--"] if tool else []
+def tied(death: signal.Signals, user: int | None = None) -> list[str]:
+    """The words before a command that have the kernel send it `death` when we die; none without setpriv.
+
+    With a `user` id, root runs it as that user, who keeps the right to read anything: this checkout may lie below
+    a directory that only root may enter. Raises TocsinError when there is no setpriv to do that.
+    """
+    tool = _setpriv()
+    if not tool and user is None:
+        return []
+    if not tool:
+        raise TocsinError(
+            "setpriv (util-linux) is missing, which gives up root's rights: start as an ordinary user"
+        )
+    words = [tool, "--pdeathsig", death.name.removeprefix("SIG")]
+    if user is not None:
+        words += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        permitted = int(Path("/proc/self/status").read_text().partition("CapPrm:")[2].split()[0], 16)
+        for capability, bit in _READ_ANYTHING.items():
+            if permitted >> bit & 1:  # a container may have taken it away
+                words += [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
+                break
+    return [*words, "--"]
 
 
 @cache
-def setpriv() -> str | None:
+def _setpriv() -> str | None:
     """Where util-linux' setpriv is; busybox has one too, which does not know --pdeathsig."""
     path = shutil.which("setpriv")
     known = path and subprocess.run([path, "--pdeathsig", "TERM", "true"], capture_output=True, check=False)

@@ -36,7 +36,9 @@ def pool() -> ConnectionPool:
         min_size=1,
         max_size=POOL_SIZE,
         timeout=10,
-        kwargs={"options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000"},
+        kwargs={
+            "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000"
+        },
         open=True,
     )
 

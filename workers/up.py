@@ -27,7 +27,7 @@ from workers.migrate import migrate
 from workers.process import Process, stop, tied
 from workers.settings import Settings, home, settings
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 4.0
 """How long processes may take to drain; a second more is left for the servers."""
 ROUND = 0.1
