@@ -46,6 +46,21 @@ SIGN = 1.0
 """Seconds after which even a full consumer shows itself alive."""
 
 
+class Envelope(msgspec.Struct):
+    """Dramatiq's message. Its arguments stay as they are until an actor reads them, by their own type."""
+
+    queue_name: str
+    actor_name: str
+    args: tuple[msgspec.Raw, ...]
+    kwargs: dict[str, msgspec.Raw]
+    options: dict[str, Any]
+    message_id: str
+    message_timestamp: int
+
+
+_envelopes = msgspec.json.Decoder(Envelope)
+
+
 class JsonEncoder(Encoder):
     """Messages as JSON by msgspec, which knows our structs and ids."""
 
@@ -54,7 +69,7 @@ class JsonEncoder(Encoder):
 
     def decode(self, data: bytes) -> dict[str, Any]:
         try:
-            return cast(dict[str, Any], msgspec.json.decode(data))
+            return msgspec.structs.asdict(_envelopes.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError("not a message", data, error) from None
 

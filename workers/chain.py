@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import dramatiq
+import msgspec
+from structlog.contextvars import bind_contextvars
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
 from pipelines import STAGES
@@ -31,9 +33,15 @@ BATCH = 500
 Hop = dramatiq.Actor[[Any], None]
 
 
-@dramatiq.actor(queue_name=PIPELINE_NEXT, priority=0)
-def fan_out(message: dict[str, Any]) -> None:
+def begin(message: msgspec.Raw) -> Batch:
     batch = read(message, Batch)
+    bind_contextvars(items=len(batch.notifications))
+    return batch
+
+
+@dramatiq.actor(queue_name=PIPELINE_NEXT, priority=0)
+def fan_out(message: msgspec.Raw) -> None:
+    batch = begin(message)
     written = patiently(lambda: write_out(batch.notifications, resources()))
     for channel, deliveries in written.items():
         patiently(partial(send_deliveries, channel, deliveries))
@@ -42,8 +50,8 @@ def fan_out(message: dict[str, Any]) -> None:
 def declare(stage: Stage, following: Hop, queue: str, priority: int) -> Hop:
     """The actor of a stage; its name is the stage's, and a wire name: never rename it in place."""
 
-    def hop(message: dict[str, Any]) -> None:
-        batch = read(message, Batch)
+    def hop(message: msgspec.Raw) -> None:
+        batch = begin(message)
         narrowed = Batch(patiently(lambda: stage(batch.notifications, resources())))
         patiently(lambda: following.send(narrowed))
 

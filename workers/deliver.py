@@ -18,6 +18,7 @@ import dramatiq
 import msgspec
 from psycopg import Connection
 from psycopg.rows import dict_row
+from structlog.contextvars import bind_contextvars
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
@@ -144,8 +145,9 @@ def backoff(schedule: Sequence[float], attempt: int) -> float:
 def declare(channel: ModuleType) -> Deliver:
     """The actor of a channel; its name and queue are wire names."""
 
-    def hop(message: dict[str, Any]) -> None:
+    def hop(message: msgspec.Raw) -> None:
         ids = read(message, Deliveries).deliveries
+        bind_contextvars(items=len(ids))
         patiently(lambda: deliver(channel, ids))
 
     return dramatiq.actor(actor_name=f"deliver_{channel.NAME}", queue_name=delivery_queue(channel.NAME))(hop)

@@ -13,6 +13,7 @@ import msgspec
 import redis
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
+from structlog.contextvars import clear_contextvars
 
 from workers import log
 from workers.alive import say_alive
@@ -93,12 +94,13 @@ def watch(broker: "Broker") -> None:
 
 
 class Log(Middleware):
-    """One line per message that was worked off; Dramatiq itself logs one that failed."""
+    """One line per message that was worked off, with what its actor bound; Dramatiq logs one that failed."""
 
     def __init__(self) -> None:
         self._thread = threading.local()
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:
+        clear_contextvars()
         self._thread.began = time.perf_counter()
 
     def after_process_message(
@@ -115,7 +117,6 @@ class Log(Middleware):
                 actor=message.actor_name,
                 queue=message.queue_name,
                 message=message.message_id,
-                items=sum(len(value) for value in message.args[0].values() if isinstance(value, list)),
                 took=round(time.perf_counter() - self._thread.began, 4),
             )
 

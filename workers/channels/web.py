@@ -5,10 +5,12 @@ gateway shows each seq once.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
 from redis import Redis
+from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from schema.delivery import Later, Outcome, Sent
@@ -25,17 +27,21 @@ class Item(NamedTuple):
     publication: Publication
 
 
+@cache
+def _publish(redis: Redis) -> Script:
+    return redis.register_script("for i, channel in ipairs(KEYS) do redis.call('PUBLISH', channel, ARGV[i]) end")
+
+
 def send(items: Sequence[Item], redis: Redis) -> list[Outcome]:
-    """One trip for all. Deliveries that became one group say the same; it is said once."""
+    """One command for all. Deliveries that became one group say the same; it is said once."""
     told: dict[tuple[str, int], Item] = {}
     for item in items:
         shown = item.publication.item
         told[item.user, shown.seq if shown else 0] = item
-    pipe = redis.pipeline(transaction=False)
-    for item in told.values():
-        pipe.publish(user_channel(item.user), msgspec.json.encode(item.publication))
+    channels = [user_channel(item.user) for item in told.values()]
+    publications = [msgspec.json.encode(item.publication) for item in told.values()]
     try:
-        pipe.execute()
+        _publish(redis)(keys=channels, args=publications)
     except RedisError as error:
         return [Later(type(error).__name__) for _ in items]
     return [Sent() for _ in items]
