@@ -60,10 +60,10 @@ class Accepted(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of one call: per event "accepted" or "duplicate", in order; or, with `conflicts`, nothing
-    was stored, because those ids were used before with other bodies."""
+    was stored, because the events at those places have ids that were used before with other bodies."""
 
     statuses: list[str]
-    conflicts: list[str]
+    conflicts: list[int]
 
 
 def read(raw: bytes, catalog: Catalog) -> Arrival:
@@ -108,13 +108,13 @@ def judge(connection: Connection, calls: Sequence[Sequence[Arrival]]) -> tuple[l
     fresh: list[Arrival] = []
     for call in calls:
         statuses, conflicts, new = [], [], dict[str, Arrival]()
-        for arrival in call:
+        for place, arrival in enumerate(call):
             id_ = arrival.event.id or ""
             seen = known.get(id_) if id_ in known else new[id_].hash if id_ in new else None
             if seen is None:
                 new[id_] = arrival
             elif seen != arrival.hash:
-                conflicts.append(id_)
+                conflicts.append(place)
             statuses.append("accepted" if seen is None else "duplicate")
         if not conflicts:
             known |= {id_: arrival.hash for id_, arrival in new.items()}

@@ -4,9 +4,7 @@ The native form is {"type": …, "recipients": […], …}; a CloudEvents 1.0 JS
 json-format §3) is understood as well. What `data` must hold is the type's business: pipelines/catalog.py.
 """
 
-import difflib
 import hashlib
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from schema.errors import FieldError, InvalidEvent
+from schema.fields import field_errors, json_fault, shown
 from schema.identity import new_event_id
 
 MAX_EVENTS = 500
@@ -57,7 +56,6 @@ class Event(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     source: Annotated[str, Meta(max_length=255)] | None = None
 
 
-_FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Event)}
 _decoder = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder(order="deterministic")
 
@@ -80,12 +78,8 @@ def read_event(raw: bytes) -> Event:
         raise InvalidEvent([FieldError("", f"is {len(raw):,} bytes long; the limit is {MAX_EVENT_BYTES:,}")])
     try:
         event = _read(raw)
-    except msgspec.ValidationError:
-        raise InvalidEvent([FieldError("", "holds a number that is out of range")]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidEvent([FieldError("", f"is not JSON: {error}")]) from None
-    except RecursionError:
-        raise InvalidEvent([FieldError("", "is nested too deeply")]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEvent([FieldError("", json_fault(raw, error))]) from None
     return msgspec.structs.replace(
         event, id=event.id or new_event_id(), recipients=list(dict.fromkeys(event.recipients))
     )
@@ -98,18 +92,17 @@ def body_hash(event: Event) -> str:
 
 def _read(raw: bytes) -> Event:
     """Raises InvalidEvent, or what msgspec raises for a document that is no JSON or that it cannot hold."""
+    names: dict[str, str] = {}
     if b'"specversion"' in raw:
-        document = _from_cloud_event(msgspec.json.decode(raw))
+        document, names = _from_cloud_event(msgspec.json.decode(raw))
     else:
         try:
-            event = _decoder.decode(raw)
+            return _checked(_decoder.decode(raw), raw)
         except msgspec.ValidationError:
             document = msgspec.json.decode(raw)
-        else:
-            return _checked(event, raw)
-    errors = _field_errors(document)
+    errors = field_errors(document, Event)
     if errors:
-        raise InvalidEvent(errors)
+        raise InvalidEvent([FieldError(names.get(e.field, e.field), e.message) for e in errors])
     return _checked(msgspec.convert(document, Event), raw)
 
 
@@ -127,12 +120,12 @@ def _checked(event: Event, raw: bytes) -> Event:
     return event
 
 
-def _from_cloud_event(document: Any) -> object:
-    """The native form of a CloudEvent: `subject` is the recipient, and `source` with `id` the idempotency key,
-    because the specification makes only the two together unique. Other extension attributes are ignored, as it
-    asks of a consumer."""
+def _from_cloud_event(document: Any) -> tuple[object, dict[str, str]]:
+    """The native form of a CloudEvent, and what its attributes are called there. `subject` is the recipient, and
+    `source` with `id` the idempotency key, because the specification makes only the two together unique. Other
+    extension attributes are ignored, as it asks of a consumer."""
     if not isinstance(document, dict) or "specversion" not in document:
-        return document
+        return document, {}
     if document["specversion"] != "1.0":
         raise InvalidEvent([FieldError("specversion", "must be '1.0'")])
     missing = [name for name in ("id", "source", "type", "subject") if not document.get(name)]
@@ -141,43 +134,9 @@ def _from_cloud_event(document: Any) -> object:
     if "data_base64" in document:
         raise InvalidEvent([FieldError("data_base64", "is not supported: send JSON in data")])
     native = {ours: document[theirs] for theirs, ours in _CLOUD_ATTRIBUTES.items() if theirs in document}
-    return native | {"id": f"{document['source']}#{document['id']}", "recipients": [document["subject"]]}
-
-
-def _field_errors(document: object) -> list[FieldError]:
-    """Everything wrong with a document that is not an Event; msgspec itself stops at the first."""
-    if not isinstance(document, dict):
-        return [FieldError("", "must be a JSON object")]
-    errors = []
-    for name in document:
-        if name not in _FIELDS:
-            near = difflib.get_close_matches(str(name), _FIELDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            errors.append(FieldError(_shown(str(name)), f"is not a field of an event{hint}"))
-    for name, field in _FIELDS.items():
-        if name not in document:
-            if field.required:
-                errors.append(FieldError(name, "is required"))
-            continue
-        try:
-            msgspec.convert(document[name], field.type)
-        except msgspec.ValidationError as error:
-            errors.append(_field_error(name, str(error)))
-    return errors
-
-
-def _field_error(name: str, message: str) -> FieldError:
-    """msgspec's "Expected `str`, got `int` - at `$[2]`" as a field and a sentence."""
-    text, _, path = message.partition(" - at `$")
-    text = text.replace("`", "")
-    if "matching regex" in text:
-        text = "must not contain control characters"
-    return FieldError(name + path.rstrip("`"), text[:1].lower() + text[1:])
-
-
-def _shown(name: str) -> str:
-    """A key of the sender's, fit for an error message."""
-    return re.sub(r"[^ -~]", "?", name)[:80]
+    native |= {"id": f"{document['source']}#{document['id']}", "recipients": [document["subject"]]}
+    names = {ours: theirs for theirs, ours in _CLOUD_ATTRIBUTES.items()}
+    return native, names | {"recipients[0]": "subject", "id": "source and id"}
 
 
 def _nul_paths(value: object, path: str) -> Iterator[str]:
@@ -187,7 +146,7 @@ def _nul_paths(value: object, path: str) -> Iterator[str]:
         for key, item in value.items():
             if "\0" in key:
                 yield path
-            yield from _nul_paths(item, f"{path}.{_shown(key)}")
+            yield from _nul_paths(item, f"{path}.{shown(key)}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _nul_paths(item, f"{path}[{index}]")

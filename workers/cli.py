@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from schema.errors import TocsinError
+
+if TYPE_CHECKING:
+    import psycopg
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of backend services.")
@@ -31,13 +34,13 @@ def one_line_errors() -> Iterator[None]:
     """What a user can mend is said in one line; a bug of ours keeps its traceback."""
     import psycopg
     import redis
-    from psycopg_pool import PoolTimeout
+    import sqlalchemy.exc
 
     try:
         yield
     except TocsinError as error:
         fail(str(error))
-    except (psycopg.OperationalError, PoolTimeout):
+    except (psycopg.OperationalError, sqlalchemy.exc.OperationalError):
         fail("Postgres does not answer at DATABASE_URL: is `make up` running?")
     except psycopg.errors.UndefinedTable:
         fail("the database has no tables yet: run `tocsin migrate`")
@@ -48,6 +51,15 @@ def one_line_errors() -> Iterator[None]:
 def fail(message: str) -> None:
     typer.echo(f"tocsin: {message}", err=True)
     raise typer.Exit(1)
+
+
+def connect() -> "psycopg.Connection":
+    """One connection, given up after 3 seconds: a command is short, and so is its patience."""
+    import psycopg
+
+    from workers.settings import settings
+
+    return psycopg.connect(settings().conninfo, connect_timeout=3)
 
 
 @app.command()
@@ -92,10 +104,10 @@ def send(
         except json.JSONDecodeError as error:
             raise typer.BadParameter(f"--data is not JSON: {error}") from None
         event: dict[str, Any] = {"type": type, "recipients": to, "data": content} | ({"id": id} if id else {})
-        lines = [json.dumps(event).encode()]
+        lines = [(0, json.dumps(event).encode())]
     else:
         try:
-            lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+            lines = [(n, line) for n, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip()]
         except OSError as error:
             raise typer.BadParameter(f"{file}: {error.strerror}") from None
     with one_line_errors():
@@ -130,7 +142,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
 
         from workers.status import status as look
 
-        found = look()
+        with connect() as connection:
+            found = look(connection)
         if as_json:
             typer.echo(msgspec.json.encode(found).decode())
             return
@@ -186,9 +199,8 @@ def keys_create(name: Annotated[str, typer.Argument(help="which service will use
     """Make a key and print it: it is shown this once."""
     with one_line_errors():
         from workers.api import keys
-        from workers.resources import pool
 
-        with pool().connection() as connection:
+        with connect() as connection:
             id_, key = keys.create(connection, name)
         typer.echo(f"key {id_} for {name}, shown this once:", err=True)
         typer.echo(key)
@@ -199,9 +211,8 @@ def keys_list() -> None:
     """The keys, without their secrets."""
     with one_line_errors():
         from workers.api import keys
-        from workers.resources import pool
 
-        with pool().connection() as connection:
+        with connect() as connection:
             found = keys.all_keys(connection)
         out.print(
             table(
@@ -225,9 +236,8 @@ def keys_revoke(id: Annotated[str, typer.Argument(help="the id from `tocsin keys
     """End a key; it stops working within 5 seconds."""
     with one_line_errors():
         from workers.api import keys
-        from workers.resources import pool
 
-        with pool().connection() as connection:
+        with connect() as connection:
             known = keys.revoke(connection, id)
         if not known:
             raise TocsinError(f"no key has the id {id!r}: see `tocsin keys list`")

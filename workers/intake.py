@@ -102,33 +102,31 @@ def leave(client: redis.Redis, reader: str) -> None:
 
 def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
     """Commits a batch, then acknowledges and deletes it, then sends it into the chain."""
-    arrivals: list[Arrival] = []
+    good: list[tuple[Arrival, bytes]] = []
     rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
-    raws: dict[str, bytes] = {}
     for _, fields in entries:
         raw = fields.get(FIELD)
         if raw is None:
             rejected.append((None, repr(fields).encode(), [FieldError("event", NO_FIELD)]))
             continue
         try:
-            arrival = accept.read(raw, catalog())
+            good.append((accept.read(raw, catalog()), raw))
         except InvalidEvent as error:
             rejected.append((None, raw, error.errors))
-        else:
-            arrivals.append(arrival)
-            raws[arrival.event.id or ""] = raw
     with pool().connection() as connection:
-        verdicts, ready = accept.accept(connection, "stream", [[arrival] for arrival in arrivals])
-        clashes = [id_ for verdict in verdicts for id_ in verdict.conflicts]
+        verdicts, ready = accept.accept(connection, "stream", [[arrival] for arrival, _ in good])
         used = [FieldError("id", "was used before with another body")]
-        accept.reject(connection, "stream", [*rejected, *((id_, raws[id_], used) for id_ in clashes)])
+        for verdict, (arrival, raw) in zip(verdicts, good, strict=True):
+            if verdict.conflicts:
+                rejected.append((arrival.event.id, raw, used))
+        accept.reject(connection, "stream", rejected)
     ids = [id_ for id_, _ in entries]
     with client.pipeline(transaction=False) as pipe:
         pipe.xack(STREAM, GROUP, *ids)
         pipe.xdel(STREAM, *ids)
         pipe.execute()
     start(ready)
-    report("stream", len(ready), len(rejected) + len(clashes))
+    report("stream", len(ready), len(rejected))
 
 
 def run_sql(stop: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """What `tocsin send` does: events from lines of JSON, through the HTTP door or the stream."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -8,19 +9,23 @@ from typing import Any
 
 from rich.progress import track
 
+from pipelines import accept
 from schema.errors import InvalidEvent, TocsinError
-from schema.event import MAX_EVENTS, read_event
+from schema.event import MAX_EVENTS
+from workers.resources import catalog
 from workers.settings import settings
 
 
-def send_events(lines: Sequence[bytes], via: str, *, progress: bool) -> str:
-    """Sends them in calls of up to 500 and says what became of them. Raises TocsinError naming the line and
-    field that is wrong; the calls before it are sent, and sending the same again is safe where events have ids."""
-    for number, line in enumerate(lines, 1):
+def send_events(numbered: Sequence[tuple[int, bytes]], via: str, *, progress: bool) -> str:
+    """Sends (line number, JSON) in calls of up to 500 and says what became of them. Everything is checked first:
+    raises TocsinError naming the line and field that is wrong, and then nothing was sent. Sending the same again
+    is safe where events have ids."""
+    for number, line in numbered:
         try:
-            read_event(line)
+            accept.read(line, catalog())
         except InvalidEvent as error:
-            raise TocsinError(f"line {number}: {error}" if len(lines) > 1 else str(error)) from None
+            raise TocsinError(f"line {number}: {error}" if number else str(error)) from None
+    lines = [line for _, line in numbered]
     calls: Iterable[Sequence[bytes]] = [lines[at : at + MAX_EVENTS] for at in range(0, len(lines), MAX_EVENTS)]
     if progress:
         total = -(-len(lines) // MAX_EVENTS)
@@ -62,11 +67,20 @@ def _post(body: bytes) -> list[dict[str, str]]:
     try:
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
             answer: dict[str, Any] = json.load(response)
+        events: list[dict[str, str]] = answer["events"]
     except urllib.error.HTTPError as error:
-        problem = json.load(error)
-        fields = "; ".join(f"{e['field']} {e['message']}" for e in problem.get("errors", []))
-        raise TocsinError(f"refused ({error.code}): {fields or problem.get('detail')}") from None
+        raise TocsinError(f"refused ({error.code}): {_refusal(error)}") from None
     except urllib.error.URLError as error:
         raise TocsinError(f"the API does not answer at {url}: {error.reason}") from None
-    events: list[dict[str, str]] = answer["events"]
+    except (http.client.HTTPException, OSError, ValueError, KeyError, TypeError):
+        raise TocsinError(f"what answers at {url} is not Tocsin's API") from None
     return events
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    try:
+        problem = json.load(error)
+        fields = "; ".join(f"{e['field']} {e['message']}" for e in problem.get("errors", []))
+        return str(fields or problem["detail"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "without a reason; is it Tocsin's API?"

@@ -62,11 +62,9 @@ def rows(connection: Connection) -> list[Rows]:
     ]
 
 
-def status() -> Status:
-    """Raises psycopg.Error, PoolTimeout or redis.RedisError when a server is away."""
-    with pool().connection() as connection:
-        found = rows(connection)
-    return Status(look(redis_client()), found, living(redis_client()))
+def status(connection: Connection) -> Status:
+    """Raises psycopg.Error or redis.RedisError when a server is away."""
+    return Status(look(redis_client()), rows(connection), living(redis_client()))
 
 
 class QueueCollector(Collector):

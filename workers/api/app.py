@@ -6,8 +6,10 @@ from typing import Any
 
 import psycopg
 from litestar import Litestar, Request, Response, Router, get
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotAuthorizedException, ValidationException
+from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -21,7 +23,8 @@ from schema.event import MAX_BODY_BYTES
 from workers import health, log
 from workers.api import events, metrics, users
 from workers.api.commits import Commits
-from workers.api.keys import guard
+from workers.api.documents import Refused
+from workers.api.keys import valid
 from workers.problems import MEDIA_TYPE, problem
 from workers.resources import pool
 from workers.settings import settings
@@ -29,6 +32,15 @@ from workers.status import QueueCollector
 
 RETRY_AFTER = 2
 """Seconds a caller is asked to wait when Postgres is away."""
+
+
+def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Litestar's guard of every /v1 route: `Authorization: Bearer KEY`."""
+    scheme, _space, key = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise NotAuthorizedException("send your API key as `Authorization: Bearer KEY`")
+    if not valid(key.strip()):
+        raise NotAuthorizedException("this API key is not known, or was revoked")
 
 
 @get("/", include_in_schema=False)
@@ -59,7 +71,7 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
     status, errors, headers = 500, list[FieldError](), dict[str, str]()
     detail = "this is a bug of ours; it was logged"
     match error:
-        case events.Refused():
+        case Refused():
             status, detail, errors = error.status_code, error.detail, error.errors
         case ValidationException():
             status, detail = 422, "the request does not fit; nothing was stored"
@@ -76,7 +88,8 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
             headers = {"retry-after": str(RETRY_AFTER)}
         case psycopg.DataError():
             status, detail = 422, "the database refuses this content; nothing was stored"
-    line = {"method": request.method, "path": request.scope["path"], "status": status}
+    path = "/v1/users/{id}" if request.scope["path"].startswith("/v1/users/") else request.scope["path"]
+    line = {"method": request.method, "path": path, "status": status}
     if status == 500:
         log.logger().error("request_failed", **line, exc_info=error)
     else:
@@ -118,6 +131,7 @@ def create_app() -> Litestar:
             version="1",
             description="Send events; people are notified.",
             path="/schema",
+            use_handler_docstrings=True,
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             render_plugins=[
                 SwaggerRenderPlugin(

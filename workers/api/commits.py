@@ -84,7 +84,7 @@ class Commits:
 
 
 def _commit(calls: list[Sequence[Arrival]]) -> tuple[list[Verdict], list[Accepted]]:
-    with pool().connection() as connection:
+    with pool().connection(timeout=2) as connection:
         return accept.accept(connection, "http", calls)
 
 

@@ -5,29 +5,19 @@ from typing import Any
 import msgspec
 from litestar import Request, post
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from prometheus_client import Counter
 
 from pipelines import accept
 from pipelines.accept import Arrival
 from schema.errors import FieldError, InvalidEvent
 from schema.event import MAX_EVENTS, Event
+from schema.fields import json_fault
+from workers.api.documents import Refused, documented_body, problems
 from workers.resources import catalog
 
 ACCEPTED = Counter("tocsin_events_accepted_total", "Events answered 202, new ones and repeats", ["status"])
-REFUSED = Counter("tocsin_events_refused_total", "Calls refused at the HTTP door", ["status"])
 
 _calls = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class Refused(HTTPException):
-    """A call that stored nothing; `errors` names what was wrong with it."""
-
-    def __init__(self, status: int, detail: str, errors: list[FieldError]) -> None:
-        REFUSED.labels(status).inc()
-        super().__init__(detail=detail, status_code=status)
-        self.errors = errors
 
 
 class EventStatus(msgspec.Struct):
@@ -41,22 +31,13 @@ class EventsAccepted(msgspec.Struct):
     events: list[EventStatus]
 
 
-class _Documented(Operation):
-    """The handler reads the body's bytes itself; this tells OpenAPI what they are."""
-
-    def __post_init__(self) -> None:
-        event = Schema(**_openapi(msgspec.json.schema(Event)["$defs"]["Event"]))
-        either = Schema(one_of=[event, Schema(type="array", items=event, max_items=MAX_EVENTS)])  # type: ignore[arg-type]
-        self.request_body = RequestBody(
-            content={"application/json": OpenAPIMediaType(schema=either)}, required=True
-        )
-
-
-def _openapi(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": schema["type"], "properties": schema["properties"], "required": schema["required"]}
-
-
-@post("/v1/events", status_code=202, operation_class=_Documented, tags=["events"])
+@post(
+    "/v1/events",
+    status_code=202,
+    operation_class=documented_body(Event, MAX_EVENTS),
+    tags=["events"],
+    responses=problems(401, 409, 413, 422, 503),
+)
 async def post_events(request: Request[Any, Any, State]) -> EventsAccepted:
     """Enqueue one event, or an array of up to 500. Answered after the commit: a 202 survives any crash.
     The same id with the same body is a duplicate and does nothing; with another body it is a 409. A call is
@@ -64,7 +45,9 @@ async def post_events(request: Request[Any, Any, State]) -> EventsAccepted:
     arrivals = read_call(await request.body())
     verdict = await request.app.state.commits.store(arrivals)
     if verdict.conflicts:
-        errors = [FieldError("id", f"{id_!r} was used before with another body") for id_ in verdict.conflicts]
+        clash = FieldError("id", "was used before with another body")
+        many = len(arrivals) > 1
+        errors = [clash.below(f"events[{place}]") if many else clash for place in verdict.conflicts]
         raise Refused(409, "an id was used before with another body; nothing was stored", errors)
     for status in verdict.statuses:
         ACCEPTED.labels(status).inc()
@@ -77,8 +60,8 @@ def read_call(body: bytes) -> list[Arrival]:
     many = body.lstrip()[:1] == b"["
     try:
         raws = [bytes(raw) for raw in _calls.decode(body)] if many else [body]
-    except (msgspec.DecodeError, RecursionError) as error:
-        why = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = json_fault(body, error)
         raise Refused(422, f"the body {why}; nothing was stored", [FieldError("", why)]) from None
     if not 1 <= len(raws) <= MAX_EVENTS:
         why = f"holds {len(raws):,} events; a call takes 1 to {MAX_EVENTS}"

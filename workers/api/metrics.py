@@ -7,7 +7,7 @@ from litestar import get
 from litestar.params import Parameter
 
 from schema.errors import FieldError
-from workers.api.events import Refused
+from workers.api.documents import Refused, problems
 from workers.resources import catalog, pool
 
 _SUMS = """
@@ -31,7 +31,7 @@ class NotificationMetrics(msgspec.Struct, rename="camel"):
 TypeName = Annotated[str | None, Parameter(description="one notification type; without it, all together")]
 
 
-@get("/v1/metrics/notifications", tags=["metrics"], sync_to_thread=True)
+@get("/v1/metrics/notifications", tags=["metrics"], sync_to_thread=True, responses=problems(401, 422))
 def notification_metrics(type: TypeName = None) -> NotificationMetrics:
     """How many notifications were sent, read and clicked."""
     if type is not None and type not in catalog().types:

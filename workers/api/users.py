@@ -1,17 +1,20 @@
 """`PUT /v1/users/{id}`: what is known of a recipient, and `GET` of the same."""
 
+import asyncio
 import re
 import zoneinfo
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from litestar import get, put
+from litestar import Request, get, put
+from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import Parameter
 from msgspec import UNSET, UnsetType
 
 from schema.errors import FieldError
-from workers.api.events import Refused
+from schema.fields import field_errors, json_fault
+from workers.api.documents import Refused, documented_body, problems
 from workers.resources import pool
 
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|\d{3}))?")
@@ -45,26 +48,47 @@ class User(msgspec.Struct):
 
 def wrong(update: UserUpdate) -> list[FieldError]:
     errors = []
-    if update.email and (len(update.email) > 254 or not _EMAIL.fullmatch(update.email)):
+    if isinstance(update.email, str) and (len(update.email) > 254 or not _EMAIL.fullmatch(update.email)):
         errors.append(FieldError("email", "must be one address, like ada@example.org"))
-    if update.locale and not _LOCALE.fullmatch(update.locale):
+    if isinstance(update.locale, str) and not _LOCALE.fullmatch(update.locale):
         errors.append(FieldError("locale", "must be a BCP 47 tag, like de or pt-BR"))
-    if update.time_zone and update.time_zone not in zoneinfo.available_timezones():
+    if isinstance(update.time_zone, str) and update.time_zone not in zoneinfo.available_timezones():
         errors.append(FieldError("time_zone", "must be an IANA name, like Europe/Vienna"))
     return errors
 
 
-@put("/v1/users/{user_id:str}", tags=["users"], sync_to_thread=True)
-def put_user(user_id: UserId, data: UserUpdate) -> User:
-    """Set a user's email, locale and time zone. An unknown user is made; repeating changes nothing."""
-    errors = wrong(data)
-    if not user_id.isprintable():
-        errors.append(FieldError("id", "must not contain control characters"))
+def read_update(body: bytes) -> UserUpdate:
+    """Raises Refused naming every field that is wrong."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = json_fault(body, error)
+        raise Refused(422, f"the body {why}; nothing was stored", [FieldError("", why)]) from None
+    errors = field_errors(document, UserUpdate) or wrong(msgspec.convert(document, UserUpdate))
     if errors:
-        raise Refused(422, f"{errors[0].field} {errors[0].message}; nothing was stored", errors)
+        first = f"{errors[0].field}: {errors[0].message}" if errors[0].field else f"the body {errors[0].message}"
+        raise Refused(422, f"{first}; nothing was stored", errors)
+    return msgspec.convert(document, UserUpdate)
+
+
+@put(
+    "/v1/users/{user_id:str}",
+    tags=["users"],
+    operation_class=documented_body(UserUpdate),
+    responses=problems(401, 422),
+)
+async def put_user(user_id: UserId, request: Request[Any, Any, State]) -> User:
+    """Set a user's email, locale and time zone. An unknown user is made; repeating changes nothing."""
+    update = read_update(await request.body())
+    if not user_id.isprintable():
+        raise Refused(422, "the id must not contain control characters; nothing was stored", [])
+    return await asyncio.to_thread(store, user_id, update)
+
+
+def store(user_id: str, update: UserUpdate) -> User:
     values: dict[str, object] = {"id": user_id}
     for name in ("email", "locale", "time_zone"):
-        given = getattr(data, name)
+        given = getattr(update, name)
         values |= {name: None if given is UNSET else given, f"has_{name}": given is not UNSET}
     with pool().connection() as connection:
         row = connection.execute(_UPSERT, values).fetchone()
@@ -72,9 +96,11 @@ def put_user(user_id: UserId, data: UserUpdate) -> User:
     return User(*row) if row else User(user_id, None, None, None)
 
 
-@get("/v1/users/{user_id:str}", tags=["users"], sync_to_thread=True)
+@get("/v1/users/{user_id:str}", tags=["users"], sync_to_thread=True, responses=problems(401, 404))
 def get_user(user_id: UserId) -> User:
     """What is known of a user."""
+    if not user_id.isprintable():
+        raise NotFoundException("no such user: an id has no control characters")
     with pool().connection() as connection:
         query = "SELECT id, email, locale, time_zone FROM users WHERE id = %s"
         row = connection.execute(query, (user_id,)).fetchone()

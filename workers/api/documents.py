@@ -1,0 +1,78 @@
+"""Documents that come in and errors that go out, as callers and OpenAPI see them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from prometheus_client import Counter
+
+from schema.errors import FieldError
+from workers.problems import MEDIA_TYPE
+
+REFUSED = Counter("tocsin_calls_refused_total", "Calls refused at the API", ["status"])
+
+
+class Refused(HTTPException):
+    """A call that stored nothing; `errors` names what was wrong with it."""
+
+    def __init__(self, status: int, detail: str, errors: list[FieldError]) -> None:
+        REFUSED.labels(status).inc()
+        super().__init__(detail=detail, status_code=status)
+        self.errors = errors
+
+
+class ProblemField(msgspec.Struct):
+    """`field`: a path such as `data.userName` or `events[3].recipients[0]`; empty for the whole body."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ProblemField] = []
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """For a handler's `responses`."""
+    told = {
+        401: "no API key, or one that is not known",
+        404: "no such thing",
+        409: "an id was used before with another body; nothing was stored",
+        413: "the body is too large; nothing was stored",
+        422: "every field that is wrong; nothing was stored",
+        503: "the database is away; send the same again after Retry-After seconds",
+    }
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description=told[status], media_type=MEDIA_TYPE)
+        for status in statuses
+    }
+
+
+def documented_body(kind: type[msgspec.Struct], most: int = 1) -> type[Operation]:
+    """Our handlers read the body's bytes themselves, to name everything that is wrong; this tells OpenAPI what
+    they are: one `kind`, or an array of up to `most`."""
+    found: dict[str, Any] = msgspec.json.schema(kind)["$defs"][kind.__name__]
+    one = Schema(
+        type=found["type"],
+        properties=found["properties"],
+        required=found.get("required"),
+        additional_properties=False,
+        description=found.get("description"),
+    )
+    either = Schema(one_of=[one, Schema(type="array", items=one, max_items=most)]) if most > 1 else one  # type: ignore[arg-type]
+
+    @dataclass
+    class Documented(Operation):
+        def __post_init__(self) -> None:
+            self.request_body = RequestBody({"application/json": OpenAPIMediaType(schema=either)}, required=True)
+
+    return Documented
