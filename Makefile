@@ -1,0 +1,32 @@
+# `make up` is all a new checkout needs. PYTHON=python3.12 picks another interpreter for the virtual environment.
+PYTHON ?= python3
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: .venv/installed ## run everything here until Ctrl-C
+	@exec .venv/bin/tocsin up
+
+test: .venv/installed ## run every test; ARGS="-k inbox" for some
+	@.venv/bin/pytest -n $(WORKERS) $(ARGS)
+
+lint: .venv/installed ## check style, types and the direction of imports
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+clean: ## remove the virtual environment and the data of `make up`
+	@rm -rf .venv .tocsin
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1)' || \
+		{ echo "Tocsin needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing into .venv …"
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,244 @@
+"""The one command, as a shell runs it: exit codes, one line for every mistake, never a traceback."""
+
+import json
+import socket
+
+import jwt
+import pytest
+import redis
+
+from workers import embedded
+
+pytest_plugins = ["tests.integration.fleet"]
+
+DATA = '{"userName": "Bob", "comment": "Great post!", "postId": 1, "commentId": 2}'
+
+
+class Said:
+    def __init__(self, process, seconds):
+        self.code = process.popen.wait(seconds)
+        self.text = process.text()
+        self.line = self.text.rstrip().rpartition("\n")[2]
+
+
+@pytest.fixture
+def tocsin(api, start):
+    """tocsin("send", …, DATABASE_URL=…): runs the command to its end. None unsets a variable."""
+
+    def run(*words, seconds=60, **changes):
+        changed = {key: value for key, value in (api.environment | changes).items() if value is not None}
+        return Said(start(changed | {"NO_COLOR": "1", "COLUMNS": "200"}, "tocsin", *words), seconds)
+
+    return run
+
+
+def assert_not_done(said, *words, code=1):
+    """One line that says what was wrong; a misuse may show the usage above it."""
+    assert said.code == code, said.text
+    assert "Traceback" not in said.text
+    assert all(word in said.text for word in words), said.text
+    if code == 1:
+        assert len(said.text.splitlines()) == 1, said.text
+        assert said.text.startswith("tocsin: ")
+
+
+AWAY = f"127.0.0.1:{embedded.free_port()}"
+
+
+@pytest.mark.parametrize("words", [["migrate"], ["status"], ["keys", "list"]], ids=" ".join)
+def test_without_postgres_one_line(tocsin, words):
+    assert_not_done(tocsin(*words, DATABASE_URL=f"postgresql://tocsin@{AWAY}/tocsin"), "Postgres", "DATABASE_URL")
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["send", "comment", "--to", "ada", "--data", DATA, "--via", "stream"]]
+)
+def test_without_redis_one_line(tocsin, words):
+    assert_not_done(tocsin(*words, REDIS_URL=f"redis://{AWAY}/0"), "Redis", "REDIS_URL")
+
+
+@pytest.mark.parametrize("words", [["migrate"], ["keys", "create", "shop"], ["status"]], ids=" ".join)
+def test_without_settings_one_line(tocsin, words):
+    assert_not_done(tocsin(*words, DATABASE_URL=None, REDIS_URL=None), "_URL is not set", "make up")
+
+
+def test_a_wrong_setting_is_named(tocsin):
+    assert_not_done(tocsin("token", "ada", TOCSIN_API_PORT="eight"), "TOCSIN_API_PORT")
+
+
+def test_migrate_may_be_repeated(tocsin, api, servers):
+    database = "migrate_" + api.environment["DATABASE_URL"].rpartition("_")[2]
+    url = f"{servers.database_url.rpartition('/')[0]}/{database}"
+    api.database.execute(f"CREATE DATABASE {database} TEMPLATE template0")
+    try:
+        assert_not_done(tocsin("keys", "list", DATABASE_URL=url), "tocsin migrate")
+        first, second = tocsin("migrate", DATABASE_URL=url), tocsin("migrate", DATABASE_URL=url)
+    finally:
+        api.database.execute(f"DROP DATABASE {database} WITH (FORCE)")
+    assert first.code == second.code == 0
+    assert first.line.startswith("from an empty database to ")
+    assert second.line == "at " + first.line.rpartition(" ")[2]
+
+
+def test_send_one_event(tocsin, api, name):
+    words = ["send", "comment", "--to", name, "--to", "eve", "--data", DATA, "--id", name]
+    first, second = tocsin(*words), tocsin(*words)
+    assert (first.code, first.line) == (0, f"accepted {name}")
+    assert (second.code, second.line) == (0, f"duplicate {name}")
+    assert api.one("SELECT recipients FROM events WHERE id = %s", name) == [name, "eve"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["send", "comment", "--to", "ada", "--data", "{"], 2, ["--data", "JSON"]),
+        (["send", "comment", "--to", "ada", "--data", "5"], 1, ["data", "object"]),
+        (["send", "comment", "--data", DATA], 2, ["--to"]),
+        (["send"], 2, ["TYPE", "--file"]),
+        (["send", "coment", "--to", "ada", "--data", DATA], 1, ["did you mean 'comment'?"]),
+        (["send", "comment", "--to", "ada"], 1, ["data.userName", "required"]),
+        (["send", "comment", "--to", "ada", "--file", "events.jsonl"], 2, ["either", "--file"]),
+        (["send", "--file", "/nowhere/events.jsonl"], 2, ["/nowhere/events.jsonl", "No such file"]),
+        (["send", "--file", "/"], 2, ["directory"]),
+        (["send", "comment", "--to", "ada", "--data", DATA, "--via", "pigeon"], 2, ["http", "stream"]),
+        (["keys", "revoke", "nobody"], 1, ["'nobody'", "tocsin keys list"]),
+        (["token", "ada", "--hours", "0"], 2, ["0.01"]),
+        (["nothing"], 2, ["No such command"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_said_in_one_line(tocsin, api, words, code, expected):
+    rows = api.rows()
+    assert_not_done(tocsin(*words), *expected, code=code)
+    assert api.rows() == rows
+
+
+@pytest.mark.parametrize("via", ["http", "stream"])
+def test_an_unknown_type_is_refused_at_either_door(tocsin, api, via):
+    """The stream cannot answer, so the command looks before it sends."""
+    before = api.redis.xlen("tocsin:events")
+    assert_not_done(
+        tocsin("send", "coment", "--to", "ada", "--data", DATA, "--via", via), "did you mean 'comment'?"
+    )
+    assert api.redis.xlen("tocsin:events") == before
+
+
+def test_a_bad_line_of_a_file_is_named_and_nothing_is_sent(tocsin, api, comment, name, tmp_path):
+    file = tmp_path / "events.jsonl"
+    lines = [json.dumps(comment(name, id=f"{name}-{n}")) for n in range(3)]
+    file.write_text(f'{lines[0]}\n\n{lines[1]}\n{{"type": "comment"}}\n{lines[2]}\n')
+    assert_not_done(tocsin("send", "--file", str(file)), "line 4", "recipients")
+    file.write_text(f"{lines[0]}\n{{nonsense\n")
+    assert_not_done(tocsin("send", "--file", str(file)), "line 2", "JSON")
+    assert api.stored(f"{name}-0") == 0
+
+
+@pytest.mark.parametrize("via", ["http", "stream"])
+def test_a_file_of_1200_events(tocsin, api, comment, name, tmp_path, via):
+    file = tmp_path / "events.jsonl"
+    events = [comment(name, id=f"{name}-{n}") for n in range(1200)]
+    file.write_text("\n".join(map(json.dumps, events)))
+    api.redis.delete("tocsin:events")
+    said = tocsin("send", "--file", str(file), "--via", via)
+    assert said.code == 0, said.text
+    assert said.line == ("1,200 accepted" if via == "http" else "1,200 added to the stream")
+    if via == "http":
+        assert api.stored(*(event["id"] for event in events)) == 1200
+    else:
+        entries = api.redis.xrange("tocsin:events")
+        assert [json.loads(fields[b"event"])["id"] for _, fields in entries] == [event["id"] for event in events]
+        api.redis.delete("tocsin:events")
+
+
+def test_an_empty_file_is_no_mistake(tocsin, tmp_path):
+    (tmp_path / "events.jsonl").write_text("\n\n")
+    said = tocsin("send", "--file", str(tmp_path / "events.jsonl"))
+    assert (said.code, said.line) == (0, "nothing to send")
+
+
+def test_an_api_that_does_not_answer_is_named(tocsin):
+    words = ["send", "comment", "--to", "ada", "--data", DATA]
+    port = AWAY.partition(":")[2]
+    assert_not_done(tocsin(*words, TOCSIN_API_PORT=port), f"http://{AWAY}/v1/events", "does not answer")
+
+
+def test_an_answer_of_something_else_is_no_traceback(tocsin, servers):
+    """A port where no API listens, but Redis."""
+    port = servers.redis_url.rpartition(":")[2].partition("/")[0]
+    words = ["send", "comment", "--to", "ada", "--data", DATA]
+    assert_not_done(tocsin(*words, TOCSIN_API_PORT=port), "does not answer")
+
+
+def test_a_key_that_is_missing_or_refused_is_named(tocsin):
+    words = ["send", "comment", "--to", "ada", "--data", DATA]
+    assert_not_done(tocsin(*words, TOCSIN_API_KEY=None), "TOCSIN_API_KEY")
+    assert_not_done(tocsin(*words, TOCSIN_API_KEY="wrong"), "401", "API key")
+
+
+def test_a_token_opens_the_inbox_of_its_user(tocsin, api):
+    said = tocsin("token", "ada", "--hours", "2")
+    assert said.code == 0
+    secret = api.environment["TOCSIN_JWT_SECRET"]
+    claims = jwt.decode(
+        said.line, secret, algorithms=["HS256"], audience="tocsin", options={"require": ["exp", "sub"]}
+    )
+    assert claims["sub"] == "ada"
+    assert claims["exp"] - claims["iat"] == 7200
+
+
+def test_without_a_secret_no_token(tocsin):
+    assert_not_done(tocsin("token", "ada", TOCSIN_JWT_SECRET=None), "TOCSIN_JWT_SECRET")
+
+
+def test_keys_are_listed_without_their_secrets(tocsin, name):
+    made = tocsin("keys", "create", name)
+    key, id_ = made.line, made.line.split("_")[1]
+    assert made.code == 0
+    assert f"key {id_} for {name}" in made.text
+    assert tocsin("keys", "revoke", id_).line == f"revoked {id_}"
+    assert tocsin("keys", "revoke", id_).code == 0
+    listed = tocsin("keys", "list")
+    (line,) = [line for line in listed.text.splitlines() if name in line]
+    assert line.split()[0] == id_
+    assert not line.rstrip().endswith("-")
+    assert key not in listed.text
+
+
+def test_status_knows_queues_rows_and_processes(tocsin, api, comment, name, eventually):
+    api.redis.delete("tocsin:events")
+    for n in range(3):
+        api.redis.xadd("tocsin:events", {"event": json.dumps(comment(name, id=f"{name}-{n}"))})
+    api.post(comment(name))
+    eventually(lambda: api.redis.exists(f"tocsin:alive:api:{socket.gethostname()}:{api.process.popen.pid}"))
+    said = tocsin("status", "--json")
+    assert said.code == 0, said.text
+    status = json.loads(said.text)
+    queues = {queue["name"]: queue for queue in status["queues"]}
+    assert queues["tocsin:events"]["depth"] == 3
+    assert 0 < queues["tocsin:events"]["oldest"] < 120
+    assert queues["pipeline"]["depth"] >= 1
+    assert {process["pid"] for process in status["processes"]} >= {api.process.popen.pid}
+    assert any(row["table"] == "events" and row["state"] == "unrouted" and row["count"] for row in status["rows"])
+    shown = tocsin("status")
+    api.redis.delete("tocsin:events")
+    assert shown.code == 0
+    assert "tocsin:events" in shown.text
+    assert str(api.process.popen.pid) in shown.text
+    assert api.environment["TOCSIN_API_KEY"] not in shown.text + said.text
+
+
+def test_status_of_a_fleet_at_rest_asks_for_make_up(tocsin, servers):
+    url = f"{servers.redis_url.rpartition('/')[0]}/7"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    said = tocsin("status", REDIS_URL=url)
+    assert said.code == 0
+    assert "no process is alive" in said.text
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["send", "--help"], ["keys"]], ids=" ".join)
+def test_help_is_help(tocsin, words):
+    said = tocsin(*words, DATABASE_URL=None, REDIS_URL=None)
+    assert said.code in (0, 2)
+    assert "Usage" in said.text
+    assert "Traceback" not in said.text

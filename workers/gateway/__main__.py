@@ -1,0 +1,44 @@
+"""The `gateway` process: any number of copies, each with its own connections."""
+
+import errno
+import resource
+import sys
+
+import redis
+
+from schema.errors import TocsinError
+from workers import log
+from workers.alive import say_alive
+from workers.gateway.app import Gateway
+from workers.gateway.nonsense import quieten
+from workers.gateway.server import Server, listen
+from workers.settings import settings
+
+
+def main() -> None:
+    log.configure("gateway")
+    quieten()
+    try:
+        gateway = Gateway(settings())
+    except TocsinError as error:
+        sys.exit(f"gateway: {error}")
+    host, port = settings().host, settings().gateway_port
+    try:
+        listener = listen(host, port)
+    except OSError as error:
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used on {host}: {error.strerror}"
+        sys.exit(f"port {port} {why}: set TOCSIN_GATEWAY_PORT to a free one")
+    _allow_many_files()
+    say_alive(redis.Redis.from_url(settings().redis, socket_timeout=5, socket_connect_timeout=2), "gateway")
+    log.logger().info("gateway_listens", host=host, port=port)
+    Server(gateway).run(sockets=[listener])
+
+
+def _allow_many_files() -> None:
+    """A connection is a file: as many as the system lets us have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+if __name__ == "__main__":
+    main()

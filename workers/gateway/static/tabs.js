@@ -1,0 +1,77 @@
+/**
+ * One tab of a browser holds the live connection, the others listen to it: over HTTP/1.1 a browser opens six
+ * connections per host, so the seventh tab with a connection of its own would stop the whole site.
+ *
+ * The leading tab is the one that was looked at last: a hidden tab may be frozen, a visible one never is. It
+ * leads by holding a Web Lock; where there are no Web Locks (plain http off this machine) every tab leads itself.
+ */
+export class Tabs {
+  #name;
+  #on;
+  #channel = null;
+  #waiting = null;
+  #release = null;
+
+  /**
+   * @param {string} name what is shared: tabs of another name are strangers
+   * @param {{lead: () => void, follow: () => void, hear: (message: any) => void}} on
+   *   lead: connect; follow: another tab took over, disconnect; hear: what another tab told
+   */
+  constructor(name, on) {
+    this.#name = name;
+    this.#on = on;
+  }
+
+  get leading() {
+    return this.#release !== null;
+  }
+
+  start() {
+    if (!navigator.locks || !globalThis.BroadcastChannel) {
+      this.#release = () => {};
+      this.#on.lead();
+      return;
+    }
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = (event) => this.#on.hear(event.data);
+    document.addEventListener("visibilitychange", this.#looked);
+    this.#campaign(document.visibilityState === "visible");
+  }
+
+  stop() {
+    document.removeEventListener("visibilitychange", this.#looked);
+    this.#waiting?.abort();
+    this.#channel?.close();
+    this.#channel = null;
+    this.#release?.();
+    this.#release = null;
+  }
+
+  tell(message) {
+    this.#channel?.postMessage(message);
+  }
+
+  #looked = () => {
+    if (document.visibilityState === "visible" && !this.leading) this.#campaign(true);
+  };
+
+  async #campaign(steal) {
+    this.#waiting?.abort();
+    const waiting = (this.#waiting = new AbortController());
+    const hold = () =>
+      new Promise((release) => {
+        if (waiting.signal.aborted) return release();
+        this.#release = release;
+        this.#on.lead();
+      });
+    try {
+      // The two options exclude each other: a theft never waits, so it needs no signal.
+      await navigator.locks.request(this.#name, steal ? { steal } : { signal: waiting.signal }, hold);
+    } catch {
+      if (waiting.signal.aborted) return;
+      this.#release = null;
+      this.#on.follow();
+      this.#campaign(false);
+    }
+  }
+}
