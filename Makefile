@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint clean
+.PHONY: help up test lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,13 +12,16 @@ up: .venv/installed ## run everything here until Ctrl-C
 	@exec .venv/bin/tocsin up
 
 test: .venv/installed ## run every test; ARGS="-k inbox" for some
-	@.venv/bin/pytest -n $(WORKERS) $(ARGS)
+	@.venv/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/installed ## check style, types and the direction of imports
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+bench: .venv/installed ## measure it and its peers, 5 minutes at most; ARGS="--only idle" for some
+	@.venv/bin/python -m tests.benchmarks $(ARGS)
 
 clean: ## remove the virtual environment and the data of `make up`
 	@rm -rf .venv .tocsin

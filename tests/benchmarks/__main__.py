@@ -72,6 +72,9 @@ def main() -> int:
     except (TocsinError, Failed) as error:
         console.print(f"bench: {error}", style="red", markup=False)
         return 1
+    except OutOfTime:
+        console.print(f"bench: the servers were not up after {LIMIT} s", style="red")
+        return 1
     except KeyboardInterrupt:
         return 130
     sections = [PARTS[name].rows(bench.results[name], bench.results) for name in PARTS if name in bench.results]
@@ -109,7 +112,7 @@ def _parts(text: str) -> list[str]:
 
 
 def measure(bench: Bench, name: str, failed: dict[str, str], console: Console) -> None:
-    """One part. One that fails is told of in the end, and the others go on."""
+    """One part. A part that fails is told of in the end, and the others go on."""
     began = time.monotonic()
     with console.status(f"{name} …"):
         try:

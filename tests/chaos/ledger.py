@@ -5,7 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 SLOW = 1.0
-"""Seconds from acceptance to screen that are no longer normal."""
+"""Seconds from acceptance to screen that are not usual on any machine."""
+RECENT = 2.0
+"""Seconds of events by which it is told whether things take their usual time."""
 
 
 @dataclass
@@ -28,11 +30,12 @@ class Entry:
 
 class Ledger:
     """`odd`: what no browser should ever be told, counted: a gap in the list, a step back in the order, a
-    notification that belongs to somebody else."""
+    notification that belongs to somebody else. `usual`: what takes longer, in seconds, is not usual here."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.odd: Counter[str] = Counter()
+        self.usual = SLOW
 
     def accept(self, ids: list[str]) -> None:
         now = time.monotonic()
@@ -82,11 +85,18 @@ class Ledger:
 
     def calm_after(self, moment: float) -> float:
         """Seconds from then until the last event that took longer than usual had arrived."""
-        slow = [entry.shown[0] - moment for entry in self.arrived if entry.took > SLOW]
+        slow = [entry.shown[0] - moment for entry in self.arrived if entry.took > self.usual]
         return max([0.0, *slow])
 
     def is_calm(self) -> bool:
-        """Whether the last second is on the screens, in the usual time."""
-        now = time.monotonic()
-        recent = [entry for entry in self.accepted if now - 2 * SLOW < (entry.accepted or 0) < now - SLOW]
-        return bool(recent) and all(entry.shown and entry.took < SLOW for entry in recent)
+        """Whether what was accepted of late came in the usual time."""
+        recent = self._recent()
+        return bool(recent) and all(entry.shown and entry.took < self.usual for entry in recent)
+
+    def learn_what_is_usual(self) -> None:
+        """A machine with other work takes its time."""
+        self.usual = max([SLOW, *(2 * entry.took for entry in self._recent())])
+
+    def _recent(self) -> list[Entry]:
+        end = time.monotonic() - self.usual
+        return [entry for entry in self.accepted if end - RECENT < (entry.accepted or 0) < end]

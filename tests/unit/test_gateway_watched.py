@@ -112,6 +112,11 @@ def test_before_the_inbox_is_read_nothing_is_handed_on():
     assert watched.misses_rows
 
 
+def test_a_second_reading_that_saw_more_makes_known_what_is_missing(watched):
+    watched.read(State(5, 5, 3))
+    assert watched.misses_rows
+
+
 def test_a_second_reading_does_not_hide_a_change_from_the_first_browser(watched):
     assert watched.read(State(3, 5, 0)) == State(3, 5, 0)
     assert watched.version == 3, "so that comparing finds the change"
