@@ -78,13 +78,17 @@ class Process(Middleware):
 
 
 def watch(broker: "Broker") -> None:
-    """Looks at the consumers for as long as the process lives. Time in which Redis was away does not count."""
+    """Looks at the consumers for as long as the process lives. Time in which Redis was away, or this process was
+    suspended, does not count."""
     reachable_since = time.monotonic()
     while True:
+        began = time.monotonic()
         time.sleep(1)
         try:
             broker.client.ping()
         except redis.RedisError:
+            reachable_since = time.monotonic()
+        if time.monotonic() - began > DEAF / 2:
             reachable_since = time.monotonic()
         for queue, at in list(broker.polled.items()):
             silent = time.monotonic() - max(at, reachable_since)

@@ -23,28 +23,22 @@ import redis
 
 STREAM, GROUP = "tocsin:events", "bare"
 EVENTS = "COPY events (id, type, recipients, data, door, accepted_at, body_hash, recipient_count) FROM STDIN"
-PREFERENCES = """
-SELECT user_id, type, enabled, channels FROM notification_preferences WHERE user_id = ANY(%s) AND type = ANY(%s)
-"""
+PREFERENCES = """SELECT user_id, type, enabled, channels FROM notification_preferences
+    WHERE user_id = ANY(%s) AND type = ANY(%s)"""
 LOCK = "SELECT user_id, seq, unread, windows FROM inboxes WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE"
-MOVE = """
-UPDATE inboxes i SET seq = m.seq, unread = m.unread, version = version + 1, windows = m.windows
-FROM json_to_recordset(%s) AS m (user_id text, seq bigint, unread int, windows jsonb) WHERE i.user_id = m.user_id
-"""
-NOTIFICATIONS = """
-COPY notifications (id, event_id, user_id, seq, type, category, importance, title, message, action_url, data,
-    closed) FROM STDIN
-"""
+MOVE = """UPDATE inboxes i SET seq = m.seq, unread = m.unread, version = version + 1, windows = m.windows
+    FROM json_to_recordset(%s) AS m (user_id text, seq bigint, unread int, windows jsonb)
+    WHERE i.user_id = m.user_id"""
+NOTIFICATIONS = """COPY notifications (id, event_id, user_id, seq, type, category, importance, title, message,
+    action_url, data, closed) FROM STDIN"""
 DELIVERIES = "COPY deliveries (id, notification_id, user_id, channel) FROM STDIN"
 ROUTED = "UPDATE events SET routed_count = 1 WHERE id = ANY(%s)"
-SETTLE = """
-WITH settled AS (
+SETTLE = """WITH settled AS (
     UPDATE deliveries SET state = 'sent', attempt = 1, settled_at = now() WHERE id = ANY(%s) RETURNING id
 )
 INSERT INTO notification_analytics (type, event, hour, shard, count)
 SELECT 'comment', 'sent', date_trunc('hour', now()), pg_backend_pid() %% 8, count(*) FROM settled
-ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
-"""
+ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count"""
 CLOSED = '{"push": "type_default", "email": "type_default"}'
 NAMES = ("id", "event", "user", "seq", "type", "category", "importance", "title", "message", "actionUrl")
 PUBLISH = "for i, channel in ipairs(KEYS) do redis.call('PUBLISH', channel, ARGV[i]) end"
@@ -63,10 +57,9 @@ def copy(db: psycopg.Connection[Any], statement: str, rows: list[tuple[Any, ...]
 
 
 def work(db: psycopg.Connection[Any], client: redis.Redis, charge: Any, publish: Any, entries: list[Any]) -> None:
-    raws = [fields[b"event"] for _, fields in entries]
-    events = [(msgspec.json.decode(raw), raw) for raw in raws]
+    events = [(msgspec.json.decode(fields[b"event"]), fields[b"event"]) for _, fields in entries]
     now, ms = datetime.now(UTC).isoformat(), time.time_ns() // 1_000_000
-    hashes = [f"\\x{hashlib.sha256(raw).hexdigest()}" for raw in raws]
+    hashes = [f"\\x{hashlib.sha256(raw).hexdigest()}" for _, raw in events]
     copy(db, EVENTS, [
         (e["id"], e["type"], encode(e["recipients"]).decode(), encode(e["data"]).decode(), "stream", now, hash_, 1)
         for (e, _), hash_ in zip(events, hashes, strict=True)

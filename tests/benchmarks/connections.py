@@ -6,9 +6,14 @@ import resource
 import select
 import statistics
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
+import msgspec
+
+from schema.wire import InboxItem, Publication, user_channel
 from tests.benchmarks.bench import PROBE, Bench, Failed, make_users
 from tests.benchmarks.client import Http
 from tests.benchmarks.report import Row, met
@@ -37,6 +42,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         after = memory_kib(gateway.pid)
         rounds = [_tell_all(bench, listeners.stdout, number, count) for number in range(2 if bench.quick else 4)]
         peak = memory_kib(gateway.pid)
+        published = _publish_to_all(bench, listeners.stdout, len(rounds) + 1, count)
     told = [took for took, _ in rounds[1:]]
     return {
         "connections": count,
@@ -52,6 +58,7 @@ def measure(bench: Bench) -> dict[str, Any]:
             "median": round(statistics.median(told), 3),
             "first": rounds[0][0],
         },
+        "publications_to_all_seconds": published,
         "accepted_seconds": statistics.median(accepted for _, accepted in rounds[1:]),
     }
 
@@ -71,6 +78,24 @@ def _tell_all(bench: Bench, told: IO[str], number: int, count: int) -> tuple[flo
     asyncio.run(_post(bench.api_port, json.dumps(events).encode()))
     accepted = time.monotonic()
     return round(float(_line(told, "all told")) - began, 3), round(accepted - began, 3)
+
+
+def _publish_to_all(bench: Bench, told: IO[str], place: int, count: int) -> float:
+    """The gateway's share: seconds from the first of as many publications as deliver-web would make, which tell of
+    rows that do not exist, to the last browser's bytes. Nothing may be asked of those inboxes afterwards."""
+    now = datetime.now(UTC)
+    item = InboxItem(
+        uuid4(), place, PROBE, "bench", "normal", "Probe", "A probe.", {"n": 0}, None, now, read=False
+    )
+    said = msgspec.json.encode(Publication("notification", place, place, item))
+    began = time.monotonic()
+    with bench.redis() as client:
+        for at in range(0, count, 500):
+            pipe = client.pipeline(transaction=False)
+            for n in range(at, min(at + 500, count)):
+                pipe.publish(user_channel(f"many-{n}"), said)
+            pipe.execute()
+    return round(float(_line(told, "all told")) - began, 3)
 
 
 async def _post(port: int, body: bytes) -> None:
@@ -118,4 +143,5 @@ def rows(found: dict[str, Any], _: dict[str, Any]) -> list[Row]:
             f"best {to_all['best']:.2f} s, first {to_all['first']:.2f} s; "
             f"202 after {found['accepted_seconds']:.2f} s",
         ),
+        Row("… the gateway's share of it, publications → bytes", f"{found['publications_to_all_seconds']:.2f} s"),
     ]

@@ -68,7 +68,7 @@ def _scans(plan: dict[str, Any]) -> list[str]:
     if "Index Name" in plan:
         return [*found, plan["Index Name"]] if plan["Actual Rows"] else found
     read = plan.get("Actual Rows", 0) + plan.get("Rows Removed by Filter", 0)
-    return [*found, f"all of {plan['Relation Name']}"] if "Relation Name" in plan and read else found
+    return [*found, f"all of {plan['Relation Name']}"] if plan["Node Type"] == "Seq Scan" and read else found
 
 
 Ask = Callable[[Any], Awaitable[Any]]

@@ -29,8 +29,8 @@ class Entry:
 
 
 class Ledger:
-    """`odd`: what no browser should ever be told, counted: a gap in the list, a step back in the order, a
-    notification that belongs to somebody else. `usual`: what takes longer, in seconds, is not usual here."""
+    """`odd`: what no browser should ever be told, counted: that it missed something, a step back in the order,
+    a notification that belongs to somebody else. `usual`: what takes longer, in seconds, is not usual here."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}

@@ -204,7 +204,7 @@ class Screen:
             if self.place and int(id_) <= int(self.place):
                 self._ledger.odd["out of order"] += 1
             self._ledger.show(self._user, json.loads(data)["data"]["event"])
-        elif name == "gap":
-            self._ledger.odd[f"gap: {json.loads(data)['reason']}"] += 1
+        elif name == "gap" and (reason := json.loads(data)["reason"]) != "changed":  # that says: look again
+            self._ledger.odd[f"gap: {reason}"] += 1
         if id_:
             self.place = id_

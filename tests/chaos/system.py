@@ -122,9 +122,10 @@ class System:
         family = {master, *_children(master)}
         return [one.pid for one in living(self.redis) if one.process == name and one.pid in family]
 
-    def in_hand(self, queue: str) -> bool:
-        """Whether a worker has messages of that queue right now."""
-        return any(self.redis.scan_iter(f"tocsin:__acks__.*.{queue}", count=1000))
+    def in_hand(self, *queues: str) -> bool:
+        """Whether a worker has messages of those queues right now."""
+        keys = (self.redis.scan_iter(f"tocsin:__acks__.*.{queue}", count=1000) for queue in queues)
+        return any(key for found in keys for key in found)
 
     def taken(self) -> bool:
         """Whether an intake has entries of the stream that it has not acknowledged."""
@@ -146,8 +147,18 @@ class System:
         """The process of that line; of a worker, Dramatiq's master."""
         os.kill(self._processes[name].pid, signal.SIGKILL)
 
-    def kill_child(self, name: str) -> None:
-        os.kill(self.pids(name)[-1], signal.SIGKILL)
+    def kill_with_work(self, name: str, has_work: Callable[[], bool]) -> None:
+        """That process (of a worker, Dramatiq's child) at a moment when it has work in hand: it is stopped, looked
+        at, and goes on if it has none."""
+        pid = self.pids(name)[-1]
+
+        def killed() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            found = has_work()
+            os.kill(pid, signal.SIGKILL if found else signal.SIGCONT)
+            return found
+
+        self.wait_until(killed, 20)
 
     @contextmanager
     def stopped(self, name: str) -> Iterator[None]:

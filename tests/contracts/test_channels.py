@@ -20,11 +20,11 @@ each_channel = pytest.mark.parametrize("channel", CHANNELS, ids=[channel.NAME fo
 
 
 def items(count: int) -> list[Item]:
-    """For some users several, and among them some that say the same."""
+    """Several for each user, and among them some that say the same."""
     at = datetime(2030, 1, 1, tzinfo=UTC)
     return [
         Item(
-            f"user {number % 7}\u2028é",
+            f"user {number // 4}\u2028é",
             Publication(
                 "notification",
                 number,

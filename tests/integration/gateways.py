@@ -256,7 +256,7 @@ def start(environment: dict[str, str], output: Any) -> tuple[Running, str]:
     url = f"http://127.0.0.1:{environment['TOCSIN_GATEWAY_PORT']}"
     running = launch([sys.executable, "-m", "workers.gateway"], environment, output)
     try:
-        wait_for(running, f"{url}/healthz")
+        wait_for(running, f"{url}/healthz", seconds=60)
     except BaseException:
         running.kill()
         raise

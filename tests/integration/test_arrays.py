@@ -17,9 +17,9 @@ SYNTAX = st.text("{}\",\\ \n\tNULnul'%()")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=8,
+    max_leaves=6,
 )
-usual = settings(max_examples=150, deadline=None)
+usual = settings(max_examples=40, deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_texts(connection: psycopg.Connection, values: list[str | None]) -> None
 
 
 @usual
-@given(st.lists(JSON))
+@given(st.lists(JSON, max_size=5))
 def test_texts_of_json(connection: psycopg.Connection, values: list[Any]) -> None:
     assert through(connection, "jsonb[]", texts(json(value) for value in values)) == values
 

@@ -212,7 +212,7 @@ def test_the_development_sign_in_exists_in_development_only(gateway):
 def test_in_development_anybody_may_be_anybody(start, environment, settings, eventually):
     start(environment | {"TOCSIN_DEVELOPMENT": "1"}, "python", "-m", "workers.gateway")
     with httpx.Client(base_url=f"http://127.0.0.1:{settings.gateway_port}") as client:
-        eventually(lambda: answers(client), 30)
+        eventually(lambda: answers(client), 60)
         assert client.get("/api/session").json()["development"] is True
         assert client.post("/dev/token", json={"user": ""}).status_code == 422
         foreign = client.post("/dev/token", json={"user": "ada"}, headers={"origin": "https://evil.example"})
@@ -228,7 +228,7 @@ def test_in_development_anybody_may_be_anybody(start, environment, settings, eve
 def test_without_a_secret_nobody_gets_in_and_is_told_why(start, environment, settings, eventually):
     start(environment | {"TOCSIN_JWT_SECRET": ""}, "python", "-m", "workers.gateway")
     with httpx.Client(base_url=f"http://127.0.0.1:{settings.gateway_port}") as client:
-        eventually(lambda: answers(client), 30)
+        eventually(lambda: answers(client), 60)
         empty_key = jwt.encode(usual(), "", algorithm="none")
         for path in (ROOT, "/api/session", f"{ROOT}/stream"):
             answer = client.get(path, headers={"authorization": f"Bearer {empty_key}"})

@@ -199,7 +199,7 @@ def test_whoever_does_not_read_is_closed_and_others_hear_everything(gateway, nam
         told = 0
         begun = time.monotonic()
         while slow() == before:
-            assert time.monotonic() - begun < 40, "still open"
+            assert time.monotonic() - begun < 60, "still open"
             for _ in range(20):
                 publication = gateway.inboxes.write(name)
                 publication.item.data = {"a": "x" * 50_000}

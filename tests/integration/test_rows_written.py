@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from tests.integration.chain import Chain, Process, Rows
 
 MOST = 6
-"""Rows per event with one recipient: the event, its routed mark, the inbox, the notification, its delivery, and the
-settled delivery."""
+"""Rows per event with one recipient: the event, its routed mark, the inbox, the notification, its delivery, and
+the delivery's outcome."""
 PER_BATCH = {"notification_analytics"}
 """A counter that moves once for a whole batch."""
 
@@ -19,7 +19,7 @@ FROM pg_stat_user_tables GROUP BY 1
 
 
 def written(chain: Chain, rows: Rows) -> Counter[str]:
-    """By table, its partitions together. A backend keeps its counts for a while, so each is told to hand them in."""
+    """By table, partitions together. A backend keeps its counts for a while, until it is told to hand them in."""
     from workers.resources import pool
 
     with ExitStack() as taken:

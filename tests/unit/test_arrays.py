@@ -1,4 +1,4 @@
-"""Batches as text: PostgreSQL's form of arrays. tests/integration/test_arrays.py reads it back through a server."""
+"""Batches as text: PostgreSQL's form of arrays. tests/integration/test_arrays.py reads it back."""
 
 from uuid import UUID
 

@@ -63,6 +63,15 @@ def test_a_place_beyond_the_next_waits_for_what_is_missing(watched, connection):
     assert not watched.misses_rows
 
 
+def test_rows_that_were_told_meanwhile_are_not_told_again(watched, connection):
+    watched.hear(heard(6))
+    for seq in (4, 5):
+        watched.hear(heard(seq, version=6))
+    told(connection)
+    assert watched.hand_on_until([item(4), item(5), item(6)], 6, 10) == [item(6)]
+    assert told(connection) == [("notification", 6)]
+
+
 def test_places_that_hold_no_row_any_more_are_passed(watched, connection):
     watched.hear(heard(6))
     watched.hand_on_until([], 6, 10)

@@ -28,7 +28,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def test_ids_are_what_they_always_were() -> None:
-    """A release that computes others would tell everything a second time that is in flight while it is rolled out."""
+    """A release that computes others would tell a second time what is in flight while it is rolled out."""
     assert notification_id(AT, "c-1", "ada") == TOLD
     assert delivery_id(TOLD, "web") == UUID("01a3185c-5000-7adf-b3b3-e5bcba4634f4")
     assert group_id(TOLD) == UUID("01a3185c-5000-7c81-90f2-23fc1bb845d1")

@@ -6,13 +6,14 @@ from itertools import pairwise
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schema.identity import time_ordered_id
 from schema.partitions import MONTHS_AHEAD, PARTITIONED, month_after, months, name, statements
 
 NOW = st.datetimes(datetime(1971, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC))
+few = settings(max_examples=40, deadline=None)
 STATEMENT = re.compile(
     r"CREATE TABLE IF NOT EXISTS (\w+)_(\d{4}_\d{2}) PARTITION OF (\w+) FOR VALUES FROM \('(.+)'\) TO \('(.+)'\)"
 )
@@ -57,6 +58,7 @@ def test_every_table_has_every_month_once() -> None:
     assert all(made == of for made, _, of, *_ in found)
 
 
+@few
 @given(NOW)
 def test_months_adjoin(now: datetime) -> None:
     found = list(months(now))
@@ -69,6 +71,7 @@ def test_months_adjoin(now: datetime) -> None:
         assert all(one[1] == two[0] for one, two in pairwise(made))
 
 
+@few
 @given(st.data(), NOW)
 def test_an_id_has_one_place_in_the_month_of_its_time(data: st.DataObject, now: datetime) -> None:
     found = list(months(now))

@@ -1,4 +1,4 @@
-"""What the type's default, the user's own row and the fleet leave open, and the reason for each that they close."""
+"""What the type's default, the user's own row and the fleet leave open; and why the rest is closed."""
 
 from uuid import UUID
 
