@@ -75,8 +75,12 @@ def _field_error(name: str, kind: Any, message: str) -> FieldError:
         return FieldError(field, f"must be one of {', '.join(_choices(kind))}")
     if "datetime" in text or "RFC3339" in text:
         return FieldError(field, f"must be {_WORDS['datetime']}")
-    text = re.sub(r"`([a-z]+)`", lambda match: _WORDS.get(match[1], match[1]), text).replace("`", "")
+    text = re.sub(r"`([a-z |]+)`", _in_words, text).replace("`", "")
     return FieldError(field, text[:1].lower() + text[1:])
+
+
+def _in_words(kinds: re.Match[str]) -> str:
+    return " or ".join(_WORDS.get(kind, kind) for kind in kinds[1].split(" | "))
 
 
 def _choices(kind: Any) -> list[str]:

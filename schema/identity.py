@@ -6,10 +6,12 @@ put the row in its month's partition.
 """
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from uuid import UUID
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _VERSION = 7 << 76
 _VARIANT = 0b10 << 62
 _RANDOM_A = ((1 << 12) - 1) << 64
@@ -26,7 +28,7 @@ def milliseconds_of(value: UUID | datetime) -> int:
     """Milliseconds since 1970 of an instant, or of the instant inside a time-ordered id."""
     if isinstance(value, UUID):
         return value.int >> 80
-    return int(value.timestamp() * 1000)
+    return (value - _EPOCH) // _MILLISECOND
 
 
 def first_id_at(at: datetime) -> UUID:

@@ -1,6 +1,6 @@
 """A child process that ends with us and writes its output to a file.
 
-It does so also when we are killed: util-linux' `setpriv --pdeathsig` has the kernel send it its stop signal.
+It does so also when we are killed: util-linux' `setpriv --pdeathsig` has the kernel send it a signal.
 The kernel does that when the *thread* that started it ends, so launch from the main thread. Where setpriv is
 missing (macOS) a child is started plainly, and outlives a supervisor that is killed with -9.
 """

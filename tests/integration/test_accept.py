@@ -85,14 +85,14 @@ def test_another_body_is_a_conflict_and_its_call_stores_nothing(
         [arrival("3", actor="bob"), arrival("4")],
         [arrival("3")],
     )
-    assert verdicts == [Verdict([], ["1"]), Verdict(["accepted", "accepted"], []), Verdict([], ["3"])]
+    assert verdicts == [Verdict([], [1]), Verdict(["accepted", "accepted"], []), Verdict([], [0])]
     assert [event.id for event in ready] == ["3", "4"]
     assert [row["id"] for row in rows("SELECT id FROM events ORDER BY id")] == ["1", "3", "4"]
     assert rows("SELECT actor FROM events WHERE id = '1'") == [{"actor": None}]
 
 
 def test_a_call_that_contradicts_itself(pool: ConnectionPool, arrival: Any, rows: Rows) -> None:
-    assert send(pool, [arrival("1"), arrival("1", actor="bob")]) == ([Verdict([], ["1"])], [])
+    assert send(pool, [arrival("1"), arrival("1", actor="bob")]) == ([Verdict([], [1])], [])
     assert rows("SELECT * FROM events") == []
 
 
