@@ -1,6 +1,7 @@
 """What surrounds every message: retries of bugs, dead letters, one log line; and the life of a worker process."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from structlog.contextvars import clear_contextvars
 from workers import log
 from workers.alive import say_alive
 from workers.patience import AWAY, stopping
+from workers.settings import settings
 
 if TYPE_CHECKING:
     from workers.broker import Broker
@@ -64,10 +66,13 @@ class Process(Middleware):
     def after_process_boot(self, broker: dramatiq.Broker) -> None:
         from workers.resources import resources
 
-        name = os.environ.get("TOCSIN_PROCESS", "worker")
+        name = settings().process
         log.configure(name)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent and os.getppid() != parent.pid:
+            os._exit(1)  # it died before it could have told us
         say_alive(cast("Broker", broker).client, name)
         stopping.clear()
         resources()

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
         description="set by `tocsin up`: the demo page may sign in",
     )
 
+    process: str = Field("worker", validation_alias="TOCSIN_PROCESS", description="its name in the Procfile")
+
     @property
     def origins(self) -> frozenset[str]:
         given = frozenset(

@@ -52,7 +52,7 @@ BAD = {
     "path as zone": (b'{"time_zone": "../../etc/passwd"}', "time_zone", "IANA"),
     "empty zone": (b'{"time_zone": ""}', "time_zone", "IANA"),
     "misspelt field": (b'{"emial": "ada@example.org"}', "emial", "email"),
-    "empty body": (b"", "", "JSON"),
+    "empty body": (b"", "", "empty"),
     "malformed": (b'{"email": ', "", "JSON"),
     "not UTF-8": (b'{"email": "\xff"}', "", "UTF-8"),
     "2,000 deep": (b"[" * 2000, "", "deep"),

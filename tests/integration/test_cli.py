@@ -166,7 +166,7 @@ def test_an_answer_of_something_else_is_no_traceback(tocsin, servers):
     """A port where no API listens, but Redis."""
     port = servers.redis_url.rpartition(":")[2].partition("/")[0]
     words = ["send", "comment", "--to", "ada", "--data", DATA]
-    assert_not_done(tocsin(*words, TOCSIN_API_PORT=port), "does not answer")
+    assert_not_done(tocsin(*words, TOCSIN_API_PORT=port), "is not Tocsin's API")
 
 
 def test_a_key_that_is_missing_or_refused_is_named(tocsin):

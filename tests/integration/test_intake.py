@@ -245,7 +245,7 @@ def test_bad_rows_are_moved_with_their_reasons_and_good_ones_stay(doors, intake,
         "data": ("data.comment", "required"),
         "recipients": ("recipients", "array"),
         "none": ("recipients", "1"),
-        "importance": ("importance", "urgent"),
+        "importance": ("importance", "low, normal"),
         "actor": ("actor", "128"),
         "link": ("data.url", "https"),
     }

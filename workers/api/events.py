@@ -45,9 +45,10 @@ async def post_events(request: Request[Any, Any, State]) -> EventsAccepted:
     arrivals = read_call(await request.body())
     verdict = await request.app.state.commits.store(arrivals)
     if verdict.conflicts:
-        clash = FieldError("id", "was used before with another body")
-        many = len(arrivals) > 1
-        errors = [clash.below(f"events[{place}]") if many else clash for place in verdict.conflicts]
+        errors = []
+        for place in verdict.conflicts:
+            clash = FieldError("id", f"{arrivals[place].event.id!r} was used before with another body")
+            errors.append(clash.below(f"events[{place}]") if len(arrivals) > 1 else clash)
         raise Refused(409, "an id was used before with another body; nothing was stored", errors)
     for status in verdict.statuses:
         ACCEPTED.labels(status).inc()
