@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench clean
+.PHONY: help up test chaos lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,11 @@ help: ## show this list
 up: .venv/installed ## run everything here until Ctrl-C
 	@exec .venv/bin/tocsin up
 
-test: .venv/installed ## run every test; ARGS="-k inbox" for some
-	@.venv/bin/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+test: .venv/installed ## run the tests; ARGS="-k inbox" for some
+	@.venv/bin/pytest -n $(WORKERS) --dist loadfile -m "not chaos" $(ARGS)
+
+chaos: .venv/installed ## kill every process and server under load, and count what arrives
+	@.venv/bin/pytest -s -m chaos $(ARGS)
 
 lint: .venv/installed ## check style, types and the direction of imports
 	@.venv/bin/ruff check .

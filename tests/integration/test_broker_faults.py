@@ -1,8 +1,8 @@
 """What Redis and the network can do to a worker, each fault twice: Dramatiq's own broker loses or strands the
 message, which proves that the fault is real, and ours does not.
 
-Real workers on a real Valkey, behind a proxy that has the fault. The numbers L1 to L6 are those of the list in
-docs; where a fault shows only as "never", a later message that was worked off is the proof that time has passed.
+Real workers on a real Valkey, behind a proxy that has the fault. Where a fault shows only as "never", a later
+message that was worked off is the proof that time has passed. Numbers like #545 are Dramatiq's issues.
 """
 
 import importlib
@@ -137,7 +137,7 @@ def bench(
 
 
 def test_an_actor_fails_while_redis_is_away(bench: Bench, proxy: Proxy, eventually: Eventually) -> None:
-    """L1. Stock: the retry cannot be enqueued, that is swallowed, and the message acknowledged (#545)."""
+    """Stock: the retry cannot be enqueued, that is swallowed, and the message acknowledged (#545)."""
 
     def fail_at_first(_: str) -> None:
         if len(bench.ran) == 1:
@@ -158,7 +158,7 @@ def test_an_actor_fails_while_redis_is_away(bench: Bench, proxy: Proxy, eventual
 def test_redis_blinks_while_delayed_messages_are_in_memory(
     bench: Bench, proxy: Proxy, eventually: Eventually
 ) -> None:
-    """L2. Stock: forgets them, and goes on living, so nobody rescues them (#527)."""
+    """Stock: forgets them, and goes on living, so nobody rescues them (#527)."""
     names = [f"early-{number}" for number in range(5)]
     bench.send(*names, delay=1500)
     bench.start()
@@ -177,7 +177,7 @@ def test_redis_blinks_while_delayed_messages_are_in_memory(
 
 
 def test_the_answer_to_a_fetch_is_lost(bench: Bench, proxy: Proxy, eventually: Eventually) -> None:
-    """L3. Stock: the ids are in its hands already, as Redis sees it, and nobody has the messages (#894)."""
+    """Stock: the ids are in its hands already, as Redis sees it, and nobody has the messages (#894)."""
     names = [f"early-{number}" for number in range(8)]
     bench.send(*names)
     lost = proxy.on_reply(b"actor_name", cut=True)
@@ -196,7 +196,7 @@ def test_the_answer_to_a_fetch_is_lost(bench: Bench, proxy: Proxy, eventually: E
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_delayed_message_is_due_while_redis_is_away(bench: Bench, proxy: Proxy, eventually: Eventually) -> None:
-    """L4. Stock: the thread that handles delayed messages dies, and the process lives on (#207)."""
+    """Stock: the thread that handles delayed messages dies, and the process lives on (#207)."""
     bench.send("early", "early", delay=300)
     down = proxy.on_request(b"enqueue", cut=True, away=True)
     bench.start()
@@ -218,7 +218,7 @@ def test_a_delayed_message_is_due_while_redis_is_away(bench: Bench, proxy: Proxy
 def test_an_ack_gets_no_answer(
     bench: Bench, proxy: Proxy, eventually: Eventually, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """L5. Stock: takes it for a bug of its own; the message stays, and runs again after the next start (#894)."""
+    """Stock: takes it for a bug of its own; the message stays, and runs again after the next start (#894)."""
     silent = proxy.on_request(b"\r\nack\r\n")
     bench.start()
     bench.send("early")
@@ -235,7 +235,7 @@ def test_an_ack_gets_no_answer(
 
 
 def test_one_message_of_a_batch_cannot_be_read(bench: Bench, rows: Rows, eventually: Eventually) -> None:
-    """L6. Stock: its neighbours in the batch are stranded, and it comes again after the next start."""
+    """Stock: its neighbours in the batch are stranded, and it comes again after the next start."""
     bench.send("good-1", "good-2")
     bench.client.hset(f"{NAMESPACE}:{QUEUE}.msgs", "bad", b"\xff{ not \0 JSON")
     bench.client.rpush(f"{NAMESPACE}:{QUEUE}", "bad")
