@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -24,9 +25,9 @@ class Alive(msgspec.Struct):
     since: datetime
 
 
-def say_alive(client: redis.Redis, process: str) -> threading.Event:
-    """Starts a thread that reports this process; set the returned event to end it. A Redis that is away is
-    tried again, quietly: then nobody can read the report either."""
+def say_alive(client: redis.Redis, process: str) -> Callable[[], None]:
+    """Starts a thread that reports this process; call what is returned to take leave before the process ends. A
+    Redis that is away is tried again, quietly: then nobody can read the report either."""
     me = Alive(process, socket.gethostname(), os.getpid(), datetime.now(UTC))
     key = f"{PREFIX}{me.process}:{me.host}:{me.pid}"
     stop = threading.Event()
@@ -43,8 +44,14 @@ def say_alive(client: redis.Redis, process: str) -> threading.Event:
         except redis.RedisError:
             return
 
-    threading.Thread(target=report, name="alive", daemon=True).start()
-    return stop
+    thread = threading.Thread(target=report, name="alive", daemon=True)
+    thread.start()
+
+    def take_leave() -> None:
+        stop.set()
+        thread.join(1)
+
+    return take_leave
 
 
 def living(client: redis.Redis) -> list[Alive]:

@@ -172,9 +172,9 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    alive = say_alive(redis_client(), "clock")
+    take_leave = say_alive(redis_client(), "clock")
     run(stop)
-    alive.set()
+    take_leave()
     pool().close()
 
 

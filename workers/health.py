@@ -9,7 +9,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from workers.migrate import head
 from workers.settings import Settings
 
 METRICS_TYPE = CONTENT_TYPE_LATEST
@@ -23,6 +22,8 @@ def _postgres(settings: Settings) -> str:
 
 
 def _migrations(settings: Settings) -> str:
+    from workers.migrate import head  # late: Alembic is half of what the two HTTP processes would import
+
     with psycopg.connect(settings.conninfo, connect_timeout=1, options="-c statement_timeout=300") as connection:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     found = row[0] if row else None

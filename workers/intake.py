@@ -201,7 +201,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     pool()
-    alive = say_alive(redis_client(), "intake")
+    take_leave = say_alive(redis_client(), "intake")
     doors = [
         threading.Thread(target=run_stream, args=(redis_client(), stop), name="stream"),
         threading.Thread(target=run_sql, args=(stop,), name="sql"),
@@ -214,7 +214,7 @@ def main() -> None:
     stop.set()
     for door in doors:
         door.join()
-    alive.set()
+    take_leave()
     pool().close()
     if died:
         raise SystemExit("intake: a door failed; its traceback is above")

@@ -45,7 +45,7 @@ BAD = {
     "NUL": (b'{"email": "a\\u0000@b.co"}', "email", "one address"),
     "long address": (b'{"email": "%b@b.co"}' % (b"a" * 300), "email", "one address"),
     "empty address": (b'{"email": ""}', "email", "one address"),
-    "number": (b'{"email": 5}', "email", "str"),
+    "number": (b'{"email": 5}', "email", "text"),
     "bad locale": (b'{"locale": "de_AT"}', "locale", "BCP 47"),
     "empty locale": (b'{"locale": ""}', "locale", "BCP 47"),
     "unknown zone": (b'{"time_zone": "Mars/Base"}', "time_zone", "IANA"),

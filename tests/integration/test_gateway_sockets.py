@@ -319,8 +319,12 @@ def test_who_does_not_say_who_it_is_is_closed_within_ten_seconds(gateway):
     ],
     ids=["too large", "binary", "not UTF-8"],
 )
-def test_frames_that_are_not_ours_end_the_socket(gateway, sent):
+def test_frames_that_are_not_ours_end_the_socket(gateway, name, sent):
     with websocket(gateway) as connection:
+        connection.sendall(frame(b"40" + json.dumps(auth(gateway, name)).encode()))
+        said = b""
+        while b"unread-count" not in said:
+            said += connection.recv(4096)
         connection.sendall(sent)
         assert closed(connection) < 8
 

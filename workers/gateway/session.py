@@ -28,8 +28,11 @@ class Session:
         self._settings, self._auth = settings, auth
 
     async def get(self, request: Request) -> Response:
-        """Who is signed in. In development the answer says so, also when it is "nobody": the page may sign in."""
-        extra = {"development": True} if self._settings.development else {}
+        """Who is signed in. In development the answer says so, also when it is "nobody": the page may sign in; and
+        it says where the API is, for the page's example."""
+        extra: dict[str, object] = {}
+        if self._settings.development:
+            extra = {"development": True, "api": f"http://{self._settings.host}:{self._settings.api_port}"}
         try:
             return answer(_signed_in(self._auth.reader(request)) | extra)
         except Refused as error:

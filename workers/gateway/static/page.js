@@ -4,7 +4,7 @@ import { create, safeAddress } from "./dom.js";
 import { Gateway } from "./gateway.js";
 
 const DEMO_USER = "demo";
-const API = "http://127.0.0.1:8001";
+const API = "https://api.example.org";
 const OWN_PAGES = ["/", "/notifications"];
 const CHANNELS = ["web", "email", "push"];
 const TOAST = 5_000;
@@ -47,11 +47,11 @@ function showBell() {
   if (location.pathname === "/notifications") center.open();
 }
 
-function showCommand(user) {
+function showCommand(user, api) {
   const data = { userName: "Bob", comment: "Great post!", postId: "p-42", commentId: "c-7" };
   const event = `{"type": "comment", "recipients": [${JSON.stringify(user)}],\n       "data": ${JSON.stringify(data)}}`;
   part("command").textContent = [
-    `curl ${API}/v1/events \\`,
+    `curl ${api}/v1/events \\`,
     `  -H "Authorization: Bearer $TOCSIN_API_KEY" \\`,
     `  -H "Content-Type: application/json" \\`,
     `  -d '${event.replaceAll("'", "'\\''")}'`,
@@ -105,7 +105,7 @@ function showDevelopment(user) {
 }
 
 async function main() {
-  const { user, development } = (await session()) ?? {};
+  const { user, development, api = API } = (await session()) ?? {};
   if (!user) {
     part("headline").textContent = "You are not signed in";
     part("explanation").textContent = "Sign in through your application, then come back to this page.";
@@ -113,7 +113,7 @@ async function main() {
   }
   part("user").textContent = user;
   showBell();
-  showCommand(user);
+  showCommand(user, api);
   if (development) showDevelopment(user);
   await showPreferences();
 }
