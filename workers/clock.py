@@ -19,7 +19,7 @@ from workers.channels import CHANNELS
 from workers.deliver import send_deliveries
 from workers.patience import AWAY
 from workers.queues import NAMESPACE, PIPELINE, QUEUES, delivery_queue, waiting_since
-from workers.resources import pool, redis_client
+from workers.resources import catalog, pool, redis_client
 
 ROUND = 1000
 """Rows a duty takes in one round."""
@@ -172,6 +172,7 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    catalog()  # a template that is wrong is said now
     take_leave = say_alive(redis_client(), "clock")
     run(stop)
     take_leave()

@@ -201,6 +201,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     pool()
+    catalog()  # a template that is wrong is said now
     take_leave = say_alive(redis_client(), "intake")
     doors = [
         threading.Thread(target=run_stream, args=(redis_client(), stop), name="stream"),

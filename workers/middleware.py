@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import dramatiq
 import msgspec
@@ -16,13 +16,11 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, Retries
 from structlog.contextvars import clear_contextvars
 
+from schema.errors import TocsinError
 from workers import log
 from workers.alive import say_alive
 from workers.patience import AWAY, stopping
 from workers.settings import settings
-
-if TYPE_CHECKING:
-    from workers.broker import Broker
 
 TRIES = 3
 """How often a message whose actor raised is run again: that is a bug, never a provider's refusal."""
@@ -63,7 +61,7 @@ class Process(Middleware):
     """What each worker process does at birth: logs as JSON, dies with its parent (Linux), says it is alive, and
     ends itself when one of its consumers is dead or deaf, so that whoever supervises it starts another."""
 
-    def after_process_boot(self, broker: dramatiq.Broker) -> None:
+    def after_process_boot(self, broker: Any) -> None:
         from workers.resources import resources
 
         name = settings().process
@@ -73,16 +71,20 @@ class Process(Middleware):
         parent = multiprocessing.parent_process()
         if parent and os.getppid() != parent.pid:
             os._exit(1)  # it died before it could have told us
-        say_alive(cast("Broker", broker).client, name)
+        say_alive(broker.client, name)
         stopping.clear()
-        resources()
+        try:
+            resources()
+        except TocsinError as error:  # a template that is wrong: said once, at the start, and by nothing else
+            log.logger().critical("cannot_start", error=str(error))
+            os._exit(1)
         threading.Thread(target=watch, args=(broker,), name="watch", daemon=True).start()
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: object) -> None:
         stopping.set()
 
 
-def watch(broker: "Broker") -> None:
+def watch(broker: Any) -> None:
     """Looks at the consumers for as long as the process lives. Time in which Redis was away, or this process was
     suspended, does not count."""
     reachable_since = time.monotonic()

@@ -26,7 +26,7 @@ from workers.api.commits import Commits
 from workers.api.documents import Refused
 from workers.api.keys import valid
 from workers.problems import MEDIA_TYPE, problem
-from workers.resources import pool
+from workers.resources import catalog, pool
 from workers.settings import settings
 from workers.status import QueueCollector
 
@@ -107,6 +107,7 @@ def swagger_files() -> Path:
 
 def create_app() -> Litestar:
     pool()
+    catalog()  # a template that is wrong is said now
     REGISTRY.register(QueueCollector())
     v1 = Router(
         path="/",
