@@ -66,9 +66,10 @@ class Verdict:
     conflicts: list[int]
 
 
-def read(raw: bytes, catalog: Catalog) -> Arrival:
-    """One event from its JSON, whole. Raises InvalidEvent naming every field that is wrong."""
-    event = read_event(raw)
+def read(raw: bytes, catalog: Catalog, default_id: str | None = None) -> Arrival:
+    """One event from its JSON, whole; `default_id` is for one that brings none. Raises InvalidEvent naming every
+    field that is wrong."""
+    event = read_event(raw, default_id)
     errors = catalog.check(event.type, event.data)
     if errors:
         raise InvalidEvent(errors)

@@ -22,7 +22,9 @@ UNRENDERABLE = "unrenderable"
 RESEND_AFTER = timedelta(seconds=15)
 """A delivery still pending after this long lost its message: the clock sends it again."""
 
-_CONTENT = "SELECT id, data::text, actor, expires_at, now() FROM events WHERE id = ANY(%s::text[])"
+_CONTENT = """
+SELECT id, data::text, actor, send_at, expires_at, now() FROM events WHERE id = ANY(%s::text[])
+"""
 _LOCK = """
 SELECT user_id, seq, unread, windows FROM inboxes WHERE user_id = ANY(%s::text[]) ORDER BY user_id FOR UPDATE
 """
@@ -120,8 +122,8 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
 def read_contents(connection: Connection, events: set[str]) -> dict[str, Content]:
     """By event; one that is gone (erased, pruned) is left out."""
     return {
-        id_: Content(msgspec.Raw(data.encode()), msgspec.json.decode(data), actor, expires_at, now)
-        for id_, data, actor, expires_at, now in connection.execute(_CONTENT, (texts(events),))
+        id_: Content(msgspec.Raw(data.encode()), msgspec.json.decode(data), actor, send_at, expires_at, now)
+        for id_, data, actor, send_at, expires_at, now in connection.execute(_CONTENT, (texts(events),))
     }
 
 

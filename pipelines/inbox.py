@@ -44,6 +44,7 @@ class Content:
     raw: msgspec.Raw
     data: dict[str, Any]
     actor: str | None
+    send_at: datetime | None
     expires_at: datetime | None
     now: datetime
 
@@ -76,13 +77,14 @@ def compose(n: Notification, content: Content, catalog: Catalog) -> tuple[Notifi
         n = n.close(dict.fromkeys(n.open, "expired"))
     if n.type not in catalog.types:
         n = n.close(dict.fromkeys(n.open, "unknown_type"))
+    accepted_at = datetime.fromtimestamp(milliseconds_of(n.id) / 1000, UTC)
     row = Row(
         id=n.id,
         event_id=n.event_id,
         user_id=n.recipient,
         type=n.type,
         importance=n.importance,
-        created_at=datetime.fromtimestamp(milliseconds_of(n.id) / 1000, UTC),
+        created_at=max(accepted_at, content.send_at or accepted_at),
         closed=n.closed,
         data=content.raw,
         actor=content.actor,

@@ -1,6 +1,6 @@
 -- Charges notifications against sliding windows, one call per batch.
 --
--- KEYS[i]  limit:{type}:{user}  sorted set: notification id -> microseconds when it was charged
+-- KEYS[i]  tocsin:limit:{type}:{user}  sorted set: notification id -> microseconds when it was charged
 -- ARGV[3i-2], ARGV[3i-1], ARGV[3i]  notification id, limit, window in microseconds
 --
 -- Answers 1 (within the limit) or 0 for each. An id that was charged before is within the limit again at no

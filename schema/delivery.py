@@ -11,9 +11,7 @@
 
 from dataclasses import dataclass
 
-PENDING, RETRYING, SENT, FAILED, DEAD = "pending", "retrying", "sent", "failed", "dead"
-STATES = (PENDING, RETRYING, SENT, FAILED, DEAD)
-OPEN_STATES = (PENDING, RETRYING)
+RETRYING, SENT, FAILED, DEAD = "retrying", "sent", "failed", "dead"
 
 
 @dataclass(frozen=True, slots=True)

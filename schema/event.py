@@ -24,7 +24,7 @@ MAX_EVENT_BYTES = 64 * 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 9998  # every time zone and every driver can hold these
-_NO_CONTROLS = r"^[^\x00-\x1f\x7f]+$"
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]+\Z"
 UserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_CONTROLS)]
 EventId = Annotated[str, Meta(min_length=1, max_length=255, pattern=_NO_CONTROLS)]
 Importance = Literal["low", "normal", "high", "critical"]
@@ -71,9 +71,9 @@ _CLOUD_ATTRIBUTES = {
 }
 
 
-def read_event(raw: bytes) -> Event:
-    """One event from its JSON, with an id and each recipient once. Raises InvalidEvent naming every field
-    that is wrong."""
+def read_event(raw: bytes, default_id: str | None = None) -> Event:
+    """One event from its JSON, with an id and each recipient once. An event without an id gets `default_id`, or a
+    new one. Raises InvalidEvent naming every field that is wrong."""
     if len(raw) > MAX_EVENT_BYTES:
         raise InvalidEvent([FieldError("", f"is {len(raw):,} bytes long; the limit is {MAX_EVENT_BYTES:,}")])
     try:
@@ -81,7 +81,7 @@ def read_event(raw: bytes) -> Event:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent([FieldError("", json_fault(raw, error))]) from None
     return msgspec.structs.replace(
-        event, id=event.id or new_event_id(), recipients=list(dict.fromkeys(event.recipients))
+        event, id=event.id or default_id or new_event_id(), recipients=list(dict.fromkeys(event.recipients))
     )
 
 

@@ -25,7 +25,7 @@ from dramatiq.common import dq_name
 from dramatiq.encoder import Encoder
 from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.message import Message
-from dramatiq.middleware import AgeLimit, CurrentMessage, ShutdownNotifications, TimeLimit
+from dramatiq.middleware import AgeLimit, CurrentMessage, ShutdownNotifications
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -220,7 +220,6 @@ def connect() -> Broker:
         namespace=NAMESPACE,
         middleware=[
             AgeLimit(),
-            TimeLimit(),
             ShutdownNotifications(),
             CurrentMessage(),
             SafeRetries(),

@@ -4,7 +4,7 @@ Consumes   schema.wire.Batch
 Produces   the same, narrowed, for the next stage; after fan_out schema.wire.Deliveries per channel
 Repeats    safely: stages answer alike, fan_out leaves out what is written
 Waits      while Postgres or Redis is away, with its batch in hand
-Fails as   a dead letter after three tries (workers/middleware.py); the clock rescues its events meanwhile
+Fails as   a dead letter after three more tries (workers/middleware.py); the clock rescues its events meanwhile
 """
 
 from collections.abc import Sequence

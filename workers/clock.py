@@ -41,7 +41,8 @@ _UNROUTED = """
 UPDATE events SET rescues = rescues + 1 WHERE id IN (
     SELECT id FROM events
     WHERE routed_count < recipient_count AND rescues < %(most)s
-        AND accepted_at < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
+        AND greatest(accepted_at, send_at)
+            < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
         AND greatest(accepted_at, send_at) + %(after)s * power(2, rescues) < now()
     ORDER BY accepted_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
 ) RETURNING id, type, recipients, importance, group_key, accepted_at

@@ -63,9 +63,11 @@ def run_stream(client: redis.Redis, stop: threading.Event) -> None:
             if entries:
                 take_entries(client, entries)
         except redis.ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            make_group(client)
+            if "NOGROUP" in str(error):
+                make_group(client)
+            else:  # a replica, a full memory: it will be another's turn, or pass
+                log.logger().warning("intake_waits", door="stream", error=str(error)[:80])
+                stop.wait(PAUSE)
         except _DOWN as error:
             log.logger().warning("intake_waits", door="stream", error=type(error).__name__)
             stop.wait(PAUSE)
@@ -104,13 +106,14 @@ def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
     """Commits a batch, then acknowledges and deletes it, then sends it into the chain."""
     good: list[tuple[Arrival, bytes]] = []
     rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
-    for _, fields in entries:
+    for entry, fields in entries:
         raw = fields.get(FIELD)
         if raw is None:
             rejected.append((None, repr(fields).encode(), [FieldError("event", NO_FIELD)]))
             continue
         try:
-            good.append((accept.read(raw, catalog()), raw))
+            # Its place in the stream names an event without an id: read again, it is the same event.
+            good.append((accept.read(raw, catalog(), f"{STREAM}/{entry.decode()}"), raw))
         except InvalidEvent as error:
             rejected.append((None, raw, error.errors))
     with pool().connection() as connection:

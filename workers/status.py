@@ -19,7 +19,7 @@ from workers.resources import pool, redis_client
 _ROWS = """
 SELECT 'events', 'at_the_sql_door', count(*), min(created_at) FROM events WHERE accepted_at IS NULL
 UNION ALL
-SELECT 'events', 'unrouted', count(*), min(accepted_at) FROM events
+SELECT 'events', 'unrouted', count(*), min(greatest(accepted_at, send_at)) FROM events
 WHERE routed_count < recipient_count AND coalesce(send_at, now()) <= now()
 UNION ALL
 SELECT 'timers', 'waiting', count(*), min(created_at) FROM timers

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 
 from schema import partitions
 from schema.tables import metadata
+from workers.health import newest_revision
 from workers.migrate import config, head, migrate
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory.from_config(config()).walk_revisions()))]
@@ -25,6 +26,10 @@ def connection(empty_database_url):
 
 def tables(connection):
     return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def test_the_health_check_knows_the_newest_revision():
+    assert newest_revision() == head()
 
 
 def test_migrations_build_exactly_the_tables(empty_database_url, connection):

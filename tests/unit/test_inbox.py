@@ -28,7 +28,7 @@ def told(number: int = 1, *, window: str | None = "comment/", type_: str = "comm
 
 def content(data: dict[str, Any] | None = None, expires_at: datetime | None = None) -> Content:
     data = DATA if data is None else data
-    return Content(msgspec.Raw(msgspec.json.encode(data)), data, "bob", expires_at, NOW)
+    return Content(msgspec.Raw(msgspec.json.encode(data)), data, "bob", None, expires_at, NOW)
 
 
 def composed(number: int = 1, **changes: Any) -> tuple[Notification, Row]:

@@ -56,16 +56,20 @@ class Commits:
 
     async def _one_by_one(self, calls: list[Call], error: psycopg.DataError) -> None:
         """One call's content that Postgres refuses must not fail its neighbours."""
-        for call in calls:
+        for arrivals, future in calls:
+            if future.done():
+                continue
             if len(calls) == 1:
-                call[1].set_exception(error)
+                future.set_exception(error)
                 continue
             try:
-                (verdict,), ready = await asyncio.to_thread(_commit, [call[0]])
+                (verdict,), ready = await asyncio.to_thread(_commit, [arrivals])
             except Exception as own:
-                call[1].set_exception(own)
+                if not future.done():
+                    future.set_exception(own)
             else:
-                call[1].set_result(verdict)
+                if not future.done():
+                    future.set_result(verdict)
                 self._start(ready)
 
     def _take(self) -> list[Call]:
