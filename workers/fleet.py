@@ -45,8 +45,8 @@ class Fleet:
     def start(self, process: Process) -> None:
         """Starts a process with an empty log, shows its lines and restarts it when it ends."""
         process.log.unlink(missing_ok=True)
-        process.launch()
         self.processes.append(process)
+        process.launch()
         self.watch(process)
 
     def watch(self, process: Process) -> None:

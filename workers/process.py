@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from schema.errors import TocsinError
 
 _AT_ONCE = 1 << 18
 """Bytes of a log that are looked at in one go."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READ_ANYTHING = {"dac_read_search": 2, "dac_override": 1}
 """Linux capabilities, the lesser one first, with their bits: capabilities(7)."""
 
@@ -55,6 +57,20 @@ def _setpriv() -> str | None:
     return path if known and known.returncode == 0 else None
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Signals that end us come after this: a child that started in the moment of one would be nobody's."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for signalled in came:
+            signal.raise_signal(signalled)
+
+
 @dataclass
 class Process:
     """`command` starts with the words of `tied`; `inherited` are file descriptors that it keeps open."""
@@ -72,7 +88,7 @@ class Process:
     def launch(self) -> None:
         """Starts it, or starts it again after its death. It gets a process group of its own, so that Ctrl-C
         at a terminal reaches only us, who know in which order things stop."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, _uninterrupted():
             self._popen = subprocess.Popen(
                 self.command,
                 cwd=self.directory,
