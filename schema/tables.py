@@ -80,6 +80,7 @@ events = Table(
     Column("recipient_count", Integer, nullable=False, server_default="0"),
     Column("routed_count", Integer, nullable=False, server_default="0", comment="notifications written"),
     Column("rescues", SmallInteger, nullable=False, server_default="0", comment="times the clock sent it again"),
+    Column("rescued_at", Instant, comment="the last time of these"),
     Index("events_at_the_sql_door", "created_at", postgresql_where=text("accepted_at IS NULL")),
     Index("events_unrouted", "accepted_at", postgresql_where=text("routed_count < recipient_count")),
 )

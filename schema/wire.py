@@ -14,6 +14,8 @@ import msgspec
 from schema.notification import Notification
 
 VERSION = 1
+BATCH = 500
+"""Items in one message, at most."""
 
 
 class Batch(msgspec.Struct):

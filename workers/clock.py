@@ -14,11 +14,11 @@ from schema.partitions import statements
 from workers import log
 from workers.alive import say_alive
 from workers.broker import DEAD_LETTERS_KEPT, HEARTBEAT_TIMEOUT
-from workers.chain import start
+from workers.chain import LANES, start
 from workers.channels import CHANNELS
 from workers.deliver import send_deliveries
 from workers.patience import AWAY
-from workers.queues import NAMESPACE, PIPELINE, QUEUES, delivery_queue, waiting_since
+from workers.queues import NAMESPACE, QUEUES, delivery_queue, waiting_since
 from workers.resources import catalog, pool, redis_client
 
 ROUND = 1000
@@ -38,12 +38,13 @@ WITH due AS (
 SELECT id, type, recipients, importance, group_key, accepted_at FROM events JOIN due ON id = subject
 """
 _UNROUTED = """
-UPDATE events SET rescues = rescues + 1 WHERE id IN (
+UPDATE events SET rescues = rescues + 1, rescued_at = now() WHERE id IN (
     SELECT id FROM events
-    WHERE routed_count < recipient_count AND rescues < %(most)s
-        AND greatest(accepted_at, send_at)
+    WHERE routed_count < recipient_count AND rescues < %(rescues)s
+        AND recipient_count BETWEEN %(fewest)s AND %(most)s
+        AND greatest(accepted_at, send_at, rescued_at)
             < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
-        AND greatest(accepted_at, send_at) + %(after)s * power(2, rescues) < now()
+        AND greatest(accepted_at, send_at, rescued_at) + %(after)s * power(2, rescues) < now()
     ORDER BY accepted_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
 ) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
@@ -57,10 +58,12 @@ UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
 ) RETURNING id
 """
 _ALL_UNROUTED = """
-SELECT id, type, recipients, importance, group_key, accepted_at FROM events
-WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
-    AND (accepted_at, id) > (%s, %s)
-ORDER BY accepted_at, id LIMIT %s
+UPDATE events SET rescued_at = now() WHERE id IN (
+    SELECT id FROM events
+    WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
+        AND (rescued_at IS NULL OR rescued_at < %s)
+    ORDER BY accepted_at LIMIT %s FOR UPDATE SKIP LOCKED
+) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
 _ALL_UNSENT = "UPDATE deliveries SET next_attempt_at = now(), state = 'retrying' WHERE state = 'pending'"
 
@@ -75,17 +78,22 @@ def release_timers() -> int:
 
 def rescue_events() -> int:
     """Starts accepted events again whose message was lost: not routed in time, though what was sent after them
-    has left the queue already. A long backlog alone is no loss."""
-    arguments = {
-        "most": RESCUES,
-        "after": RESEND_AFTER,
-        "round": ROUND,
-        "waiting_since": waiting_since(redis_client(), PIPELINE),
-    }
-    with pool().connection() as connection:
-        lost = [Accepted(*row) for row in connection.execute(_UNROUTED, arguments)]
-    start(lost)
-    return len(lost)
+    has left the lane's queue already. A long backlog alone is no loss."""
+    done = 0
+    for queue, fewest, most in LANES:
+        arguments = {
+            "rescues": RESCUES,
+            "fewest": fewest,
+            "most": most,
+            "after": RESEND_AFTER,
+            "round": ROUND,
+            "waiting_since": waiting_since(redis_client(), queue),
+        }
+        with pool().connection() as connection:
+            lost = [Accepted(*row) for row in connection.execute(_UNROUTED, arguments)]
+        start(lost)
+        done += len(lost)
+    return done
 
 
 def send_due_deliveries() -> int:
@@ -106,14 +114,16 @@ def refill() -> int:
     alone; what a crash leaves undone is found by the rescue."""
     if not redis_client().set(MARK, 1, nx=True):
         return 0
-    done, last = 0, (datetime.fromtimestamp(0, UTC), "")
+    with pool().connection() as connection:
+        ((began,),) = connection.execute("SELECT now()")
+    done = 0
     while True:
         with pool().connection() as connection:
-            lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, (*last, ROUND))]
+            lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, (began, ROUND))]
         if not lost:
             break
         start(lost)
-        done, last = done + len(lost), (lost[-1].accepted_at, lost[-1].id)
+        done += len(lost)
     with pool().connection() as connection:
         done += connection.execute(_ALL_UNSENT).rowcount
     return done
@@ -163,7 +173,7 @@ def run(stop: threading.Event) -> None:
                 continue
             if done:
                 log.logger().info("clock_did", duty=duty.__name__, rows=done)
-            if done == ROUND:
+            if done >= ROUND:
                 due[duty] = 0.0
         stop.wait(max(0.05, min(due.values()) - time.monotonic()))
 

@@ -1,7 +1,7 @@
 """What happens to a delivery, once for all channels: read, send, settle; in batches, states as in
 schema/delivery.py.
 
-Consumes   schema.wire.Deliveries, on the queue `deliver-CHANNEL`
+Consumes   schema.wire.Deliveries, one or several, on the queue `deliver-CHANNEL`
 Produces   the channel's sends; settled rows, attempts that failed, counts
 Repeats    safely: what is settled is not read again, and settling is fenced by the attempt number
 Waits      while Postgres is away, with its deliveries in hand
@@ -22,14 +22,11 @@ from structlog.contextvars import bind_contextvars
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
-from schema.wire import Deliveries, Group, InboxItem, Publication, read
+from schema.wire import BATCH, Deliveries, Group, InboxItem, Publication, read
 from workers.channels import CHANNELS, web
 from workers.patience import patiently
 from workers.queues import delivery_queue
 from workers.resources import pool, redis_client
-
-BATCH = 500
-"""Deliveries in one message."""
 
 _READ = """
 SELECT d.id AS delivery, d.attempt, told.type AS told_type, i.version, i.unread, n.user_id, n.id, n.seq, n.type,
@@ -61,7 +58,7 @@ FROM settled WHERE state = 'sent' GROUP BY type ORDER BY type
 ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
 """
 
-Deliver = dramatiq.Actor[[Any], None]
+Deliver = dramatiq.Actor[..., None]
 
 
 def deliver(channel: ModuleType, ids: Sequence[UUID]) -> None:
@@ -145,8 +142,8 @@ def backoff(schedule: Sequence[float], attempt: int) -> float:
 def declare(channel: ModuleType) -> Deliver:
     """The actor of a channel; its name and queue are wire names."""
 
-    def hop(message: msgspec.Raw) -> None:
-        ids = read(message, Deliveries).deliveries
+    def hop(*messages: msgspec.Raw) -> None:
+        ids = [id_ for message in messages for id_ in read(message, Deliveries).deliveries]
         bind_contextvars(items=len(ids))
         patiently(lambda: deliver(channel, ids))
 
@@ -159,4 +156,5 @@ ACTORS: dict[str, Deliver] = {channel.NAME: declare(channel) for channel in CHAN
 def send_deliveries(channel: str, ids: Sequence[UUID]) -> None:
     """Sends deliveries to their channel's workers, up to 500 a message."""
     for begin in range(0, len(ids), BATCH):
-        ACTORS[channel].send(Deliveries(list(ids[begin : begin + BATCH])))
+        together = list(ids[begin : begin + BATCH])
+        ACTORS[channel].send_with_options(args=(Deliveries(together),), items=len(together))

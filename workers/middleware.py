@@ -47,14 +47,15 @@ class SafeRetries(Retries):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
-        retries = message.options.get("retries", 0)
-        while True:
-            try:
-                super().after_process_message(broker, message, result=result, exception=exception)  # type: ignore[no-untyped-call]
-                break
-            except ConnectionClosed:
-                message.options["retries"] = retries
-                time.sleep(REDIS_PAUSE)
+        for part in message.options.get("parts", (message,)):  # gathered ones travel alone from now on
+            retries = part.options.get("retries")
+            while True:
+                try:
+                    super().after_process_message(broker, part, result=result, exception=exception)  # type: ignore[no-untyped-call]
+                    break
+                except ConnectionClosed:
+                    part.options["retries"] = retries or 0
+                    time.sleep(REDIS_PAUSE)
 
 
 class Process(Middleware):

@@ -90,6 +90,7 @@ def process(settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch) 
     connected = broker.connect()  # the first test that imported the module made the broker, for its own servers
     monkeypatch.setattr(used, "client", connected.client)
     monkeypatch.setattr(used, "scripts", connected.scripts)
+    monkeypatch.setattr(used, "in_hand", connected.in_hand)
     made = (resources.resources, resources.catalog, resources.pool, resources.redis_client)
     for one in made:
         one.cache_clear()

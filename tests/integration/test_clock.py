@@ -1,5 +1,6 @@
 """The clock's duties on real rows: each finds what is due, takes it once, and may be repeated."""
 
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,8 +30,8 @@ def duty(process: Process) -> Duty:
     return once
 
 
-def events_of(process: Process) -> list[str]:
-    return sorted(n[1] for message in process.queued("pipeline") for n in message["notifications"])
+def events_of(process: Process, queue: str = "pipeline") -> list[str]:
+    return sorted(n[1] for message in process.queued(queue) for n in message["notifications"])
 
 
 def deliveries_of(process: Process) -> list[str]:
@@ -75,6 +76,30 @@ def test_a_full_round_of_rescue_is_followed_by_other_events(
     run(LATE)
     assert [duty("rescue_events"), duty("rescue_events"), duty("rescue_events")] == [1000, 100, 0]
     assert events_of(process) == [f"e-{number:04}" for number in range(1100)]
+
+
+def test_a_long_backlog_is_no_loss_and_each_lane_has_its_own(
+    duty: Duty, process: Process, chain: Chain, run: Run
+) -> None:
+    """What still waits in its queue is left there, while the other lane's lost event starts again."""
+    from workers.chain import start
+
+    crowd = [f"u-{number}" for number in range(101)]
+    start(chain.accept({"id": "waiting"}))
+    chain.accept({"id": "lost, and large", "recipients": crowd}, {"id": "lost", "recipients": crowd[:100]})
+    run("UPDATE events SET accepted_at = now() - interval '1 h' WHERE id <> 'waiting'")
+    run("UPDATE events SET accepted_at = now() - interval '2 h' WHERE id = 'waiting'")
+    old = process.client.hgetall("tocsin:pipeline.msgs")
+    for id_, message in old.items():
+        sent = re.sub(rb'"message_timestamp":\d+', b'"message_timestamp":1', message)
+        process.client.hset("tocsin:pipeline.msgs", id_, sent)
+    assert duty("rescue_events") == 1
+    assert events_of(process, "pipeline-bulk") == ["lost, and large"] * 101
+    assert events_of(process) == ["waiting"]
+    process.client.delete("tocsin:pipeline", "tocsin:pipeline.msgs")
+    assert duty("rescue_events") == 2
+    assert events_of(process) == ["lost"] * 100 + ["waiting"]
+    assert duty("rescue_events") == 0
 
 
 def test_an_event_that_waits_for_its_time_is_not_late(
@@ -153,10 +178,12 @@ def test_rescues_of_one_event_come_at_doubling_intervals_and_end(
     from workers.clock import RESCUES
 
     chain.accept({"id": "poison"})
-    run("UPDATE events SET accepted_at = accepted_at - interval '31 s', rescues = 1")
-    assert [duty("rescue_events"), duty("rescue_events")] == [1, 0]
-    run("UPDATE events SET accepted_at = accepted_at - interval '31 s'")
-    assert [duty("rescue_events"), duty("rescue_events")] == [1, 0]
+    run("UPDATE events SET accepted_at = accepted_at - interval '1 d'")
+    for waits in (15, 30, 60):
+        assert [duty("rescue_events"), duty("rescue_events")] == [1, 0]
+        run("UPDATE events SET rescued_at = rescued_at - %s * interval '1 s'", waits * 2 - 1)
+        assert duty("rescue_events") == 0
+        run("UPDATE events SET rescued_at = rescued_at - interval '1 s'")
     run("UPDATE events SET accepted_at = accepted_at - interval '7 d', rescues = %s", RESCUES)
     assert duty("rescue_events") == 0
 
