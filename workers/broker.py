@@ -97,7 +97,7 @@ class Broker(RedisBroker):
         return int((time.time() + self._offset) * 1000)
 
     def do_fetch(self, queue: str, messages: int, size: int) -> list[Any]:
-        """id, message, id, message, …; see held.lua. Also the heartbeat of this process."""
+        """How many wait still, then id, message, id, message, …; see held.lua. Also this process's heartbeat."""
         arguments: list[Any] = ["fetch", self.broker_id, queue, messages, size]
         return cast("list[Any]", self.in_hand([self.namespace], arguments))
 

@@ -44,7 +44,7 @@ class Consumer(_RedisConsumer):
     def __init__(self, broker: "Broker", queue_name: str, prefetch: int, timeout: int) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)  # type: ignore[no-untyped-call]
         self.held = broker.held.setdefault(queue_name, set())
-        self.freed = threading.Event()
+        self.freed, self.emptied = threading.Event(), False
         if queue_name == dq_name(queue_name):
             self.held.clear()  # a delayed message is in nobody's hands but the lost consumer's
         else:
@@ -97,11 +97,12 @@ class Consumer(_RedisConsumer):
         if not self._room:
             self.freed.wait(SIGN)
         room = self._room
-        found = self.broker.do_fetch(self.queue_name, room and MOST_MESSAGES, room * BYTES)  # also the heartbeat
-        self.broker.polled[self.queue_name] = time.monotonic()
-        if room and not found:
+        if room and self.emptied:
             key = f"{self.broker.namespace}:{self.queue_name}"
             self.broker.client.blmove(key, key, IDLE_WAIT, "LEFT", "LEFT")
+        waiting, *found = self.broker.do_fetch(self.queue_name, room and MOST_MESSAGES, room * BYTES)
+        self.emptied = not waiting
+        self.broker.polled[self.queue_name] = time.monotonic()  # the fetch was also the heartbeat
         readable = []
         for id_, data in zip(found[::2], found[1::2], strict=True):
             if message := read(data):

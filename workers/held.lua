@@ -5,8 +5,8 @@
 -- ARGV     fetch, process, queue, most messages, most bytes
 --          ack, process, queue, id, …
 --
--- fetch answers id, message, id, message, …: the first that waits whatever its size, and those after it as long
--- as all together are not larger than that. Small ones so come many at a time, large ones one by one.
+-- fetch answers how many still wait, then id, message, id, message, …: the first whatever its size, and those after
+-- it as long as all together are not larger than that. Small ones so come many at a time, large ones one by one.
 
 local ns, command, process, queue = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local waiting, messages = ns .. ':' .. queue, ns .. ':' .. queue .. '.msgs'
@@ -23,7 +23,7 @@ if command == 'ack' then
   return #ARGV - 3
 end
 
-local answer, bytes = {}, 0
+local answer, bytes = {0}, 0
 for i = 1, tonumber(ARGV[4]) do
   local id = redis.call('LPOP', waiting)
   if not id then
@@ -38,4 +38,5 @@ for i = 1, tonumber(ARGV[4]) do
   answer[#answer + 1] = id
   answer[#answer + 1] = redis.call('HGET', messages, id)
 end
+answer[1] = redis.call('LLEN', waiting)
 return answer

@@ -12,23 +12,33 @@ from tests.benchmarks.report import Row
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds(bench: Bench) -> dict[str, float]:
-    """CPU seconds of each process of the fleet and of both servers, so far, with all their children, also those
-    that ended."""
+def families(bench: Bench) -> dict[str, list[int]]:
+    """Each process of the fleet and both servers, with all their children, by their ids."""
     children: dict[int, list[int]] = defaultdict(list)
-    used: dict[int, float] = {}
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        children[int(fields[1])].append(int(entry.name))
-        used[int(entry.name)] = sum(map(int, fields[11:15])) / _TICK
+        if fields := _stat(int(entry.name)):
+            children[int(fields[1])].append(int(entry.name))
 
-    def with_children(pid: int) -> float:
-        return used.get(pid, 0.0) + sum(map(with_children, children[pid]))
+    def family(pid: int) -> list[int]:
+        return [pid, *(one for child in children[pid] for one in family(child))]
 
-    return {process.name: with_children(process.pid) for process in [*bench.fleet, *bench.servers.processes]}
+    return {process.name: family(process.pid) for process in [*bench.fleet, *bench.servers.processes]}
+
+
+def cpu_seconds(bench: Bench) -> dict[str, float]:
+    """CPU seconds of each so far, with children that ended."""
+    return {
+        name: sum(sum(map(int, fields[11:15])) for pid in pids if (fields := _stat(pid))) / _TICK
+        for name, pids in families(bench).items()
+    }
+
+
+def _stat(pid: int) -> list[str]:
+    """What follows the name in /proc/PID/stat; nothing when it ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def spent(bench: Bench, before: dict[str, float]) -> dict[str, float]:

@@ -31,6 +31,8 @@ from workers.process import Process, stop, tied
 API_KEY = "test-key-of-the-chaos"
 JWT_SECRET = "test-secret-of-at-least-32-bytes!!"
 READY_SECONDS = 90
+GRACE = 20
+"""Seconds that a process may take to end when it is asked to."""
 _LOOK = 0.02
 
 
@@ -146,6 +148,15 @@ class System:
     def kill(self, name: str) -> None:
         """The process of that line; of a worker, Dramatiq's master."""
         os.kill(self._processes[name].pid, signal.SIGKILL)
+
+    def restart(self, name: str) -> None:
+        """As a deployment does: SIGTERM, and the next one when that has ended in order."""
+        process = self._processes[name]
+        process.ask_to_stop()
+        self.wait_until(lambda: process.ended() is not None, GRACE)
+        assert process.ended() == 0, f"{name} ended with {process.ended()}"
+        self.wait_until(lambda: process.ended() is None, 10)
+        self.wait_until(self.is_ready, READY_SECONDS)
 
     def kill_with_work(self, name: str, has_work: Callable[[], bool]) -> None:
         """That process (of a worker, Dramatiq's child) at a moment when it has work in hand: it is stopped, looked

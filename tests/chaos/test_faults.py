@@ -17,6 +17,7 @@ import pytest
 from tests.chaos.conftest import Severity
 from tests.chaos.load import Load
 from tests.chaos.system import System
+from workers import procfile
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
@@ -68,6 +69,11 @@ def kill_api(system: System, _: Severity) -> None:
     system.kill("api")
 
 
+def restart_all(system: System, _: Severity) -> None:
+    for name in procfile.read():
+        system.restart(name)
+
+
 def stop_pipeline(system: System, severity: Severity) -> None:
     with system.stopped("pipeline"):
         system.for_seconds(severity.stopped)
@@ -109,6 +115,7 @@ FAULTS = (
     Fault("clock killed", kill_clock),
     Fault("gateway killed", kill_gateway),
     Fault("api killed", kill_api),
+    Fault("all restarted in turn", restart_all),
     Fault("pipeline worker stopped", stop_pipeline),
     Fault("FLUSHALL", flush, stream=False, healed=10),
     Fault("Valkey killed, back empty", empty_valkey, stream=False),
