@@ -7,9 +7,9 @@ import sys
 import uvicorn
 
 from workers import log
-from workers.alive import say_alive
 from workers.api.app import create_app
 from workers.resources import redis_client
+from workers.serving import serve
 from workers.settings import settings
 
 
@@ -22,11 +22,10 @@ def main() -> None:
     except OSError as error:
         why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         sys.exit(f"port {settings().api_port} {why}: set TOCSIN_API_PORT to a free one")
-    say_alive(redis_client(), "api")
     config = uvicorn.Config(
         create_app(), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    serve(uvicorn.Server(config), listener, redis_client(), "api")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import redis
 
 from schema.errors import TocsinError
 from workers import log
-from workers.alive import say_alive
 from workers.gateway.app import Gateway
 from workers.gateway.nonsense import quieten
 from workers.gateway.server import Server, listen
+from workers.serving import serve
 from workers.settings import settings
 
 
@@ -29,9 +29,9 @@ def main() -> None:
         why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used on {host}: {error.strerror}"
         sys.exit(f"port {port} {why}: set TOCSIN_GATEWAY_PORT to a free one")
     _allow_many_files()
-    say_alive(redis.Redis.from_url(settings().redis, socket_timeout=5, socket_connect_timeout=2), "gateway")
+    client = redis.Redis.from_url(settings().redis, socket_timeout=5, socket_connect_timeout=2)
     log.logger().info("gateway_listens", host=host, port=port)
-    Server(gateway).run(sockets=[listener])
+    serve(Server(gateway), listener, client, "gateway")
 
 
 def _allow_many_files() -> None:
