@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from schema.errors import TocsinError
+from workers.tables import age, table
 
 if TYPE_CHECKING:
     import psycopg
@@ -136,7 +136,7 @@ def token(
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
-    """Queues with depth and age, rows by state, processes alive."""
+    """Doors open or closed, queues with depth and age, rows by state, processes alive."""
     with one_line_errors():
         import msgspec
 
@@ -148,6 +148,14 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
             typer.echo(msgspec.json.encode(found).decode())
             return
         tables = [
+            table(
+                "door",
+                ["is", "waiting", "limit"],
+                [
+                    [d.door, "closed" if d.closed else "open", f"{d.waiting:,}", f"{d.limit:,}"]
+                    for d in found.doors
+                ],
+            ),
             table(
                 "queue",
                 ["depth", "oldest", "retrying", "dead"],
@@ -171,27 +179,6 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
             out.print(each)
         if not found.processes:
             out.print("no process is alive: is `make up` running?")
-
-
-def table(first: str, others: list[str], lines: list[list[str]]) -> Table:
-    made = Table(first, box=None, pad_edge=False, header_style="bold")
-    for name in others:
-        made.add_column(
-            name, justify="right" if name in ("depth", "count", "pid", "oldest", "retrying", "dead") else "left"
-        )
-    for line in lines:
-        made.add_row(*line)
-    return made
-
-
-def age(seconds: float | None) -> str:
-    """Seconds as ops read them: 0.3 s, 12 s, 5 min, 3 h, 2 d."""
-    if seconds is None:
-        return "-"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 @keys_app.command("create")

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
+import psycopg
 import redis
-from dramatiq.errors import ConnectionClosed
-from psycopg import Connection, OperationalError
-from psycopg_pool import PoolTimeout
+from psycopg import Connection
+from psycopg.rows import dict_row
 
 from pipelines import accept
 from pipelines.accept import Accepted, Arrival
 from schema.errors import FieldError, InvalidEvent
-from workers import log
+from workers import log, stream_door
 from workers.alive import say_alive
+from workers.backlog import Chain
 from workers.chain import start
+from workers.patience import AWAY
 from workers.queues import STREAM
 from workers.resources import catalog, pool, redis_client
 
@@ -37,10 +39,12 @@ POLL = 0.5
 """Seconds between two looks at the SQL door."""
 PAUSE = 1.0
 """Seconds to wait after Postgres or Redis failed."""
+CHAIN_POLL = 0.05
+"""Seconds between two looks at a chain that has more than enough to do."""
 
 _WAITING = """
-SELECT id, type, recipients::text, actor, data::text, group_key, importance, to_json(send_at) #>> '{}',
-    to_json(expires_at) #>> '{}', source
+SELECT id, type, recipients::text, actor, data::text, group_key, importance, source,
+    to_json(send_at) #>> '{}' AS send_at, to_json(expires_at) #>> '{}' AS expires_at
 FROM events WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
 """
 _TAKE = """
@@ -51,14 +55,20 @@ RETURNING e.id, e.accepted_at, e.send_at > now()
 """
 
 Entry = tuple[bytes, dict[bytes, bytes]]
-_DOWN = (redis.RedisError, OperationalError, PoolTimeout, ConnectionClosed)
+Good = tuple[Arrival, bytes]
+Rejected = tuple[str | None, bytes, list[FieldError]]
 
 
 def run_stream(client: redis.Redis, stop: threading.Event) -> None:
-    """Reads the stream until stopped; a dead reader's entries first, then new ones."""
+    """Reads the stream until stopped; a dead reader's entries first, then new ones. While the chain has more than
+    enough to do, they wait where they are."""
     reader = f"{socket.gethostname()}-{os.getpid()}"
+    chain = Chain(client)
     while not stop.is_set():
         try:
+            if chain.is_busy():
+                stop.wait(CHAIN_POLL)
+                continue
             entries = abandoned(client, reader) or fresh(client, reader)
             if entries:
                 take_entries(client, entries)
@@ -68,7 +78,7 @@ def run_stream(client: redis.Redis, stop: threading.Event) -> None:
             else:  # a replica, a full memory: it will be another's turn, or pass
                 log.logger().warning("intake_waits", door="stream", error=str(error)[:80])
                 stop.wait(PAUSE)
-        except _DOWN as error:
+        except AWAY as error:
             log.logger().warning("intake_waits", door="stream", error=type(error).__name__)
             stop.wait(PAUSE)
     leave(client, reader)
@@ -103,9 +113,34 @@ def leave(client: redis.Redis, reader: str) -> None:
 
 
 def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
-    """Commits a batch, then acknowledges and deletes it, then sends it into the chain."""
-    good: list[tuple[Arrival, bytes]] = []
-    rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
+    """Commits a batch, then acknowledges and deletes it, then sends it into the chain. When Postgres refuses its
+    content, each entry is taken alone: the one that is refused is kept as rejected, its neighbours go on."""
+    good, rejected = sort_entries(entries)
+    try:
+        with pool().connection() as connection:
+            ready = store(connection, good, rejected)
+    except psycopg.DataError as error:
+        if len(entries) > 1:
+            for entry in entries:
+                take_entries(client, [entry])
+            return
+        arrival, raw = good[0]
+        why = FieldError("", f"the database refuses it: {error.diag.message_primary}")
+        ready, rejected = [], [(arrival.event.id, raw, [why])]
+        with pool().connection() as connection:
+            accept.reject(connection, "stream", rejected)
+    ids = [id_ for id_, _ in entries]
+    with client.pipeline(transaction=False) as pipe:
+        pipe.xack(STREAM, GROUP, *ids)
+        pipe.xdel(STREAM, *ids)
+        pipe.execute()
+    start(ready)
+    report("stream", len(ready), len(rejected))
+
+
+def sort_entries(entries: Sequence[Entry]) -> tuple[list[Good], list[Rejected]]:
+    good: list[Good] = []
+    rejected: list[Rejected] = []
     for entry, fields in entries:
         raw = fields.get(FIELD)
         if raw is None:
@@ -116,56 +151,42 @@ def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
             good.append((accept.read(raw, catalog(), f"{STREAM}/{entry.decode()}"), raw))
         except InvalidEvent as error:
             rejected.append((None, raw, error.errors))
-    with pool().connection() as connection:
-        verdicts, ready = accept.accept(connection, "stream", [[arrival] for arrival, _ in good])
-        used = [FieldError("id", "was used before with another body")]
-        for verdict, (arrival, raw) in zip(verdicts, good, strict=True):
-            if verdict.conflicts:
-                rejected.append((arrival.event.id, raw, used))
-        accept.reject(connection, "stream", rejected)
-    ids = [id_ for id_, _ in entries]
-    with client.pipeline(transaction=False) as pipe:
-        pipe.xack(STREAM, GROUP, *ids)
-        pipe.xdel(STREAM, *ids)
-        pipe.execute()
-    start(ready)
-    report("stream", len(ready), len(rejected))
+    return good, rejected
+
+
+def store(connection: Connection, good: Sequence[Good], rejected: list[Rejected]) -> list[Accepted]:
+    """What goes into the chain now; clashes are added to `rejected`."""
+    verdicts, ready = accept.accept(connection, "stream", [[arrival] for arrival, _ in good])
+    used = [FieldError("id", "was used before with another body")]
+    for verdict, (arrival, raw) in zip(verdicts, good, strict=True):
+        if verdict.conflicts:
+            rejected.append((arrival.event.id, raw, used))
+    accept.reject(connection, "stream", rejected)
+    return ready
 
 
 def run_sql(stop: threading.Event) -> None:
     """Looks for new rows in `events` twice a second, or at once while there are more."""
     while not stop.is_set():
         try:
-            with pool().connection() as connection:
+            with pool().connection() as connection, connection.transaction():
                 taken, ready = take_rows(connection)
             if ready:
                 start(ready)
             if taken < BATCH:
                 stop.wait(POLL)
-        except _DOWN as error:
+        except AWAY as error:
             log.logger().warning("intake_waits", door="sql", error=type(error).__name__)
             stop.wait(PAUSE)
 
 
 def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
     """Checks a batch of inserted rows: good ones are accepted, bad ones move to `rejected_events`."""
-    names = (
-        "id",
-        "type",
-        "recipients",
-        "actor",
-        "data",
-        "group_key",
-        "importance",
-        "send_at",
-        "expires_at",
-        "source",
-    )
-    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(_WAITING, (BATCH,))]
+    rows = connection.cursor(row_factory=dict_row).execute(_WAITING, (BATCH,)).fetchall()
     for row in rows:
         row |= {name: msgspec.Raw(row[name].encode()) for name in ("recipients", "data")}
     good: dict[str, Arrival] = {}
-    rejected: list[tuple[str | None, bytes, list[FieldError]]] = []
+    rejected: list[Rejected] = []
     for row in rows:
         raw = msgspec.json.encode({name: value for name, value in row.items() if value is not None})
         try:
@@ -206,22 +227,23 @@ def main() -> None:
     pool()
     catalog()  # a template that is wrong is said now
     take_leave = say_alive(redis_client(), "intake")
-    doors = [
+    threads = [
         threading.Thread(target=run_stream, args=(redis_client(), stop), name="stream"),
         threading.Thread(target=run_sql, args=(stop,), name="sql"),
+        threading.Thread(target=stream_door.keep, args=(redis_client(), stop), name="stream door"),
     ]
-    for door in doors:
-        door.start()
-    while all(door.is_alive() for door in doors) and not stop.wait(1):
+    for thread in threads:
+        thread.start()
+    while all(thread.is_alive() for thread in threads) and not stop.wait(1):
         continue
     died = not stop.is_set()
     stop.set()
-    for door in doors:
-        door.join()
+    for thread in threads:
+        thread.join()
     take_leave()
     pool().close()
     if died:
-        raise SystemExit("intake: a door failed; its traceback is above")
+        raise SystemExit("intake: a thread failed; its traceback is above")
 
 
 if __name__ == "__main__":

@@ -11,27 +11,26 @@ from rich.progress import track
 
 from pipelines import accept
 from schema.errors import InvalidEvent, TocsinError
-from schema.event import MAX_EVENTS
+from schema.event import MAX_BODY_BYTES, MAX_EVENTS
 from workers.resources import catalog
 from workers.settings import settings
 
 
 def send_events(numbered: Sequence[tuple[int, bytes]], via: str, *, progress: bool) -> str:
-    """Sends (line number, JSON) in calls of up to 500 and says what became of them. Everything is checked first:
-    raises TocsinError naming the line and field that is wrong, and then nothing was sent. Sending the same again
-    is safe where events have ids."""
+    """Sends (line number, JSON) in calls as large as the API takes, and says what became of them. Everything is
+    checked first: raises TocsinError naming the line and field that is wrong, and then nothing was sent. Sending
+    the same again is safe where events have ids."""
     for number, line in numbered:
         try:
             accept.read(line, catalog())
         except InvalidEvent as error:
             raise TocsinError(f"line {number}: {error}" if number else str(error)) from None
     lines = [line for _, line in numbered]
-    calls: Iterable[Sequence[bytes]] = [lines[at : at + MAX_EVENTS] for at in range(0, len(lines), MAX_EVENTS)]
+    calls: Iterable[Sequence[bytes]] = cut(lines)
     if progress:
-        total = -(-len(lines) // MAX_EVENTS)
-        calls = track(calls, description=f"sending {len(lines):,} events", total=total)
+        calls = track(calls, description=f"sending {len(lines):,} events")
     if via == "stream":
-        return _through_the_stream(calls)
+        return _through_the_stream(calls, len(lines))
     counts: dict[str, int] = {}
     answered: list[dict[str, str]] = []
     for call in calls:
@@ -43,17 +42,41 @@ def send_events(numbered: Sequence[tuple[int, bytes]], via: str, *, progress: bo
     return ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())) or "nothing to send"
 
 
-def _through_the_stream(calls: Iterable[Sequence[bytes]]) -> str:
+def cut(lines: Sequence[bytes]) -> list[list[bytes]]:
+    """The lines in calls of at most 500 events and 8 MiB, written as a JSON array."""
+    calls: list[list[bytes]] = []
+    size = 0
+    for line in lines:
+        size += len(line) + len(b",")
+        if not calls or len(calls[-1]) == MAX_EVENTS or size > MAX_BODY_BYTES:
+            calls.append([])
+            size = len(b"[]") + len(line)
+        calls[-1].append(line)
+    return calls
+
+
+def _through_the_stream(calls: Iterable[Sequence[bytes]], total: int) -> str:
+    """Errors are looked at one by one: raised, they would show what was sent."""
+    import redis
+
     from workers.intake import FIELD
     from workers.queues import STREAM
     from workers.resources import redis_client
+    from workers.stream_door import REFUSAL
 
     sent = 0
     for call in calls:
         pipe = redis_client().pipeline(transaction=False)
         for line in call:
             pipe.xadd(STREAM, {FIELD: line})
-        sent += len(pipe.execute())
+        answers = pipe.execute(raise_on_error=False)
+        errors = [str(answer) for answer in answers if isinstance(answer, redis.RedisError)]
+        sent += len(answers) - len(errors)
+        if errors:
+            why = f"Redis refuses them: {errors[0][:80]}"
+            if REFUSAL in errors[0]:
+                why = "the door is closed while too much waits: wait, and send them again with the same ids"
+            raise TocsinError(f"{sent:,} of {total:,} events added to the stream; {why}")
     return f"{sent:,} added to the stream"
 
 

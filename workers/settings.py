@@ -46,6 +46,18 @@ class Settings(BaseSettings):
         description="comma-separated hosts an action URL may point to",
     )
     templates: Path = Field(Path(__file__).parent.parent / "templates", validation_alias="TOCSIN_TEMPLATES")
+    backlog_limit: int = Field(
+        200_000,
+        validation_alias="TOCSIN_BACKLOG_LIMIT",
+        ge=1,
+        description="events accepted and not yet routed beyond which the API refuses more",
+    )
+    stream_limit: int = Field(
+        2_000_000,
+        validation_alias="TOCSIN_STREAM_LIMIT",
+        ge=1,
+        description="entries of the stream beyond which it refuses more",
+    )
     development: bool = Field(
         False,
         validation_alias="TOCSIN_DEVELOPMENT",

@@ -12,9 +12,11 @@ from psycopg import Connection
 from psycopg_pool import PoolTimeout
 
 from schema.identity import first_id_at
+from workers import stream_door
 from workers.alive import Alive, living
-from workers.queues import Queue, look
+from workers.queues import STREAM, Queue, look
 from workers.resources import pool, redis_client
+from workers.settings import settings
 
 _ROWS = """
 SELECT 'events', 'at_the_sql_door', count(*), min(created_at) FROM events WHERE accepted_at IS NULL
@@ -45,7 +47,18 @@ class Rows(msgspec.Struct):
     oldest: float | None
 
 
+class Door(msgspec.Struct):
+    """A door that refuses (`closed`) while more than `limit` events wait behind it. The API's is as seen here: its
+    processes look for themselves, every few seconds."""
+
+    door: str
+    closed: bool
+    waiting: int
+    limit: int
+
+
 class Status(msgspec.Struct):
+    doors: list[Door]
     queues: list[Queue]
     rows: list[Rows]
     processes: list[Alive]
@@ -54,8 +67,9 @@ class Status(msgspec.Struct):
 def rows(connection: Connection) -> list[Rows]:
     """Open states in full, from partial indexes; closed ones since this time yesterday, from the ids' order."""
     now = datetime.now(UTC)
-    connection.execute("SET LOCAL statement_timeout = '5s'")
-    found = connection.execute(_ROWS, (first_id_at(now - timedelta(days=1)),))
+    with connection.transaction():
+        connection.execute("SET LOCAL statement_timeout = '5s'")
+        found = connection.execute(_ROWS, (first_id_at(now - timedelta(days=1)),))
     return [
         Rows(table, state, count, max(0.0, (now - first).total_seconds()) if first else None)
         for table, state, count, first in found
@@ -64,7 +78,18 @@ def rows(connection: Connection) -> list[Rows]:
 
 def status(connection: Connection) -> Status:
     """Raises psycopg.Error or redis.RedisError when a server is away."""
-    return Status(look(redis_client()), rows(connection), living(redis_client()))
+    queues, found = look(redis_client()), rows(connection)
+    return Status([http(found), stream(queues)], queues, found, living(redis_client()))
+
+
+def http(found: list[Rows]) -> Door:
+    (waiting,) = (row.count for row in found if (row.table, row.state) == ("events", "unrouted"))
+    return Door("http", waiting > settings().backlog_limit, waiting, settings().backlog_limit)
+
+
+def stream(queues: list[Queue]) -> Door:
+    (waiting,) = (queue.depth for queue in queues if queue.name == STREAM)
+    return Door("stream", stream_door.is_closed(redis_client()), waiting, settings().stream_limit)
 
 
 class QueueCollector(Collector):
@@ -75,18 +100,23 @@ class QueueCollector(Collector):
         oldest = GaugeMetricFamily("tocsin_queue_oldest_seconds", "Age of the first waiting", labels=["queue"])
         count = GaugeMetricFamily("tocsin_rows", "Rows by state", labels=["table", "state"])
         age = GaugeMetricFamily("tocsin_rows_oldest_seconds", "Age of the oldest row", labels=["table", "state"])
+        closed = GaugeMetricFamily("tocsin_door_closed", "1 while the door refuses events", labels=["door"])
         try:
-            for queue in look(redis_client()):
+            queues = look(redis_client())
+            for queue in queues:
                 depth.add_metric([queue.name], queue.depth)
                 oldest.add_metric([queue.name], queue.oldest or 0)
+            closed.add_metric(["stream"], stream(queues).closed)
             with pool().connection(timeout=1) as connection:
-                for row in rows(connection):
+                found = rows(connection)
+                for row in found:
                     count.add_metric([row.table, row.state], row.count)
                     age.add_metric([row.table, row.state], row.oldest or 0)
+            closed.add_metric(["http"], http(found).closed)
         except (redis.RedisError, psycopg.Error, PoolTimeout):
-            yield from (depth, oldest)
+            yield from (depth, oldest, closed)
             return
-        yield from (depth, oldest, count, age)
+        yield from (depth, oldest, count, age, closed)
 
     def describe(self) -> Iterator[Metric]:
         return iter(())

@@ -7,7 +7,7 @@ import jwt
 import pytest
 import redis
 
-from workers import embedded
+from workers import embedded, stream_door
 
 pytest_plugins = ["tests.integration.fleet"]
 
@@ -150,6 +150,50 @@ def test_a_file_of_1200_events(tocsin, api, comment, name, tmp_path, via):
         api.redis.delete("tocsin:events")
 
 
+def test_a_file_of_large_events_is_cut_below_8_MiB_a_call(tocsin, api, comment, name, tmp_path):
+    file = tmp_path / "events.jsonl"
+    events = [comment(name, id=f"{name}-{n}") for n in range(200)]
+    for event in events:
+        event["data"] = event["data"] | {"more": "x" * 60_000}
+    file.write_text("\n".join(map(json.dumps, events)))
+    said = tocsin("send", "--file", str(file))
+    assert (said.code, said.line) == (0, "200 accepted"), said.text
+    assert api.stored(*(event["id"] for event in events)) == 200
+
+
+def test_a_closed_stream_door_is_said_in_one_line(tocsin, api, comment, name, tmp_path):
+    file = tmp_path / "events.jsonl"
+    file.write_text("\n".join(json.dumps(comment(name, id=f"{name}-{n}")) for n in range(3)))
+    api.redis.delete("tocsin:events")
+    api.redis.xadd("tocsin:events", {"event": "{}"})
+    api.redis.xadd("tocsin:events", {"event": "{}"})
+    try:
+        assert stream_door.turn(api.redis, 1) == ("closed", 2)
+        said = tocsin("send", "--file", str(file), "--via", "stream")
+        assert_not_done(said, "0 of 3 events", "door is closed", "wait", "same ids")
+        assert name not in said.text
+        status = tocsin("status", TOCSIN_STREAM_LIMIT="1")
+        assert [line.split() for line in status.text.splitlines() if line.startswith("stream")] == [
+            ["stream", "closed", "2", "1"]
+        ]
+        assert 'tocsin_door_closed{door="stream"} 1.0' in api.client.get("/metrics").text
+    finally:
+        api.redis.delete("tocsin:events")
+    assert 'tocsin_door_closed{door="stream"} 0.0' in api.client.get("/metrics").text
+
+
+def test_a_full_redis_is_said_in_one_line(tocsin, api, name):
+    api.redis.delete("tocsin:events")
+    before = api.redis.config_get("maxmemory")
+    api.redis.config_set("maxmemory", 1)
+    try:
+        said = tocsin("send", "comment", "--to", name, "--data", DATA, "--via", "stream")
+    finally:
+        api.redis.config_set("maxmemory", before["maxmemory"])
+    assert_not_done(said, "0 of 1 events", "Redis refuses", "maxmemory")
+    assert name not in said.text
+
+
 def test_an_empty_file_is_no_mistake(tocsin, tmp_path):
     (tmp_path / "events.jsonl").write_text("\n\n")
     said = tocsin("send", "--file", str(tmp_path / "events.jsonl"))
@@ -217,6 +261,10 @@ def test_status_knows_queues_rows_and_processes(tocsin, api, comment, name, even
     assert queues["tocsin:events"]["depth"] == 3
     assert 0 < queues["tocsin:events"]["oldest"] < 120
     assert queues["pipeline"]["depth"] >= 1
+    doors = {door["door"]: door for door in status["doors"]}
+    assert doors["stream"] == {"door": "stream", "closed": False, "waiting": 3, "limit": 2_000_000}
+    assert (doors["http"]["closed"], doors["http"]["limit"]) == (False, 200_000)
+    assert doors["http"]["waiting"] >= 1
     assert {process["pid"] for process in status["processes"]} >= {api.process.popen.pid}
     assert any(row["table"] == "events" and row["state"] == "unrouted" and row["count"] for row in status["rows"])
     shown = tocsin("status")

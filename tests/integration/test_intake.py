@@ -164,6 +164,36 @@ def test_no_entry_stops_the_door(doors, intake, comment, name, entry, field, eve
         doors.redis.delete(STREAM)  # else it would stop every later intake as well
 
 
+@pytest.fixture
+def picky(doors):
+    """A database that refuses the content of some events that Python finds nothing wrong with."""
+    doors.database.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'this content is beyond me' USING ERRCODE = 'data_exception'; END $$;
+        CREATE TRIGGER picky BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.source = 'beyond')
+            EXECUTE FUNCTION refuse()
+    """)
+    yield
+    doors.database.execute("DROP TRIGGER picky ON events; DROP FUNCTION refuse")
+
+
+def test_what_the_database_refuses_takes_no_neighbour_with_it(doors, intake, picky, comment, name, eventually):
+    pipe = doors.redis.pipeline()  # one transaction: one batch
+    for n in range(20):
+        source = {"source": "beyond"} if n in (3, 11) else {}
+        pipe.xadd(STREAM, {"event": json.dumps(comment(name, id=f"{name}-{n}", **source))})
+    pipe.xadd(STREAM, {"event": f'{{"id": "{name}-cut"'})
+    pipe.execute()
+    eventually(lambda: len(doors.stored(name)) == 18)
+    eventually(doors.stream_is_empty)
+    for id_ in (f"{name}-3", f"{name}-11"):
+        ((door, event_id, payload, errors),) = doors.rejected(id_)
+        assert (door, event_id, json.loads(payload)["source"]) == ("stream", id_, "beyond")
+        assert "this content is beyond me" in errors[0]["message"]
+    assert len(doors.rejected(f"{name}-cut")) == 1
+    assert "beyond" not in intake.text()
+
+
 def test_entries_of_a_dead_reader_are_taken_over(doors, intake, comment, name, eventually):
     """Read by a consumer that never acknowledges: it died between reading and committing."""
     doors.redis.xgroup_createconsumer(STREAM, GROUP, "dead")

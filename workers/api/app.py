@@ -1,6 +1,8 @@
 """The API for backend services: Litestar, its doors and its documentation."""
 
 import importlib.util
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from schema.errors import FieldError
 from schema.event import MAX_BODY_BYTES
 from workers import health, log
 from workers.api import events, metrics, users
+from workers.api.bodies import Bodies
 from workers.api.commits import Commits
 from workers.api.documents import Refused
 from workers.api.keys import valid
+from workers.backlog import Backlog
 from workers.problems import MEDIA_TYPE, problem
 from workers.resources import catalog, pool
 from workers.settings import settings
@@ -68,11 +72,12 @@ def prometheus() -> Response[bytes]:
 
 def refuse(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
     """Every error as a problem document, and one log line."""
-    status, errors, headers = 500, list[FieldError](), dict[str, str]()
+    errors: Sequence[FieldError] = ()
+    status, headers = 500, dict[str, str]()
     detail = "this is a bug of ours; it was logged"
     match error:
         case Refused():
-            status, detail, errors = error.status_code, error.detail, error.errors
+            status, detail, errors, headers = error.status_code, error.detail, error.errors, error.headers or {}
         case ValidationException():
             status, detail = 422, "the request does not fit; nothing was stored"
             extra = error.extra if isinstance(error.extra, list) else []
@@ -109,6 +114,8 @@ def create_app() -> Litestar:
     pool()
     catalog()  # a template that is wrong is said now
     REGISTRY.register(QueueCollector())
+    backlog, stop = Backlog(settings().backlog_limit), threading.Event()
+    watch = threading.Thread(target=backlog.watch, args=(stop,), name="backlog", daemon=True)
     v1 = Router(
         path="/",
         guards=[guard],
@@ -123,7 +130,7 @@ def create_app() -> Litestar:
     files = create_static_files_router(path="/swagger", directories=[swagger_files()], include_in_schema=False)
     return Litestar(
         route_handlers=[index, healthz, readyz, prometheus, v1, files],
-        state=State({"commits": Commits()}),
+        state=State({"backlog": backlog, "bodies": Bodies(), "commits": Commits()}),
         request_max_body_size=MAX_BODY_BYTES,
         exception_handlers={Exception: refuse},
         logging_config=None,
@@ -143,5 +150,6 @@ def create_app() -> Litestar:
                 )
             ],
         ),
-        on_shutdown=[lambda: pool().close()],
+        on_startup=[watch.start],
+        on_shutdown=[stop.set, lambda: pool().close()],
     )

@@ -1,6 +1,7 @@
 """Group commit: calls that arrive while one transaction commits share the next."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 import psycopg
@@ -9,11 +10,15 @@ from dramatiq.errors import ConnectionClosed
 from pipelines import accept
 from pipelines.accept import Accepted, Arrival, Verdict
 from workers import log
+from workers.api.documents import busy
 from workers.chain import start
 from workers.resources import pool
 
 MOST = 1000
 """Events in one transaction, unless one call alone brings more."""
+WAITING = 20_000
+"""Events that may wait for their transaction, unless one call alone brings more: some seconds of work."""
+RETRY_AFTER = 1
 
 Call = tuple[Sequence[Arrival], "asyncio.Future[Verdict]"]
 
@@ -22,15 +27,20 @@ class Commits:
     """Gathers calls for one committer. A lonely call waits for nobody: it is committed at once."""
 
     def __init__(self) -> None:
-        self._waiting: list[Call] = []
+        self._waiting: deque[Call] = deque()
+        self._events = 0
         self._committer: asyncio.Task[None] | None = None
         self._starting: set[asyncio.Task[None]] = set()
 
     async def store(self, arrivals: Sequence[Arrival]) -> Verdict:
         """Returns once the events are committed. Raises psycopg.OperationalError or PoolTimeout when Postgres
-        is away; then nothing was stored, or everything, and the same call again finds out."""
+        is away; then nothing was stored, or everything, and the same call again finds out. Raises Refused (503)
+        when too many wait already."""
+        if self._waiting and self._events + len(arrivals) > WAITING:
+            raise busy(f"{self._events:,} events wait for their commit", RETRY_AFTER)
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append((arrivals, future))
+        self._events += len(arrivals)
         if self._committer is None:
             self._committer = asyncio.create_task(self._run())
         return await future
@@ -76,8 +86,9 @@ class Commits:
         calls: list[Call] = []
         events = 0
         while self._waiting and (not calls or events + len(self._waiting[0][0]) <= MOST):
-            calls.append(self._waiting.pop(0))
+            calls.append(self._waiting.popleft())
             events += len(calls[-1][0])
+        self._events -= events
         return calls
 
     def _start(self, ready: list[Accepted]) -> None:

@@ -1,5 +1,6 @@
 """Documents that come in and errors that go out, as callers and OpenAPI see them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,21 @@ REFUSED = Counter("tocsin_calls_refused_total", "Calls refused at the API", ["st
 
 
 class Refused(HTTPException):
-    """A call that stored nothing; `errors` names what was wrong with it."""
+    """A call that stored nothing; `errors` names what was wrong with it, `retry_after` counts seconds."""
 
-    def __init__(self, status: int, detail: str, errors: list[FieldError]) -> None:
+    def __init__(
+        self, status: int, detail: str, errors: Sequence[FieldError] = (), retry_after: int | None = None
+    ) -> None:
         REFUSED.labels(status).inc()
-        super().__init__(detail=detail, status_code=status)
+        headers = None if retry_after is None else {"retry-after": str(retry_after)}
+        super().__init__(detail=detail, status_code=status, headers=headers)
         self.errors = errors
+
+
+def busy(why: str, retry_after: int) -> Refused:
+    """The answer to a call that came too early: 503, and what to do."""
+    what = f"nothing was stored; send the same again, with the same ids, after {retry_after} s"
+    return Refused(503, f"{why}; {what}", retry_after=retry_after)
 
 
 class ProblemField(msgspec.Struct):
@@ -46,10 +56,11 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
     told = {
         401: "no API key, or one that is not known",
         404: "no such thing",
+        408: "the body did not arrive in time; nothing was stored",
         409: "an id was used before with another body; nothing was stored",
         413: "the body is too large; nothing was stored",
         422: "every field that is wrong; nothing was stored",
-        503: "the database is away; send the same again after Retry-After seconds",
+        503: "too much waits already, or the database is away; send the same again after Retry-After seconds",
     }
     return {
         status: ResponseSpec(Problem, generate_examples=False, description=told[status], media_type=MEDIA_TYPE)

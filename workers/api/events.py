@@ -12,10 +12,13 @@ from pipelines.accept import Arrival
 from schema.errors import FieldError, InvalidEvent
 from schema.event import MAX_EVENTS, Event
 from schema.fields import json_fault
-from workers.api.documents import Refused, documented_body, problems
+from workers.api.documents import Refused, busy, documented_body, problems
 from workers.resources import catalog
 
 ACCEPTED = Counter("tocsin_events_accepted_total", "Events answered 202, new ones and repeats", ["status"])
+
+BACKLOG_RETRY_AFTER = 5
+"""Seconds until a caller is to try again: about the time between two looks at a long backlog."""
 
 _calls = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -36,14 +39,18 @@ class EventsAccepted(msgspec.Struct):
     status_code=202,
     operation_class=documented_body(Event, MAX_EVENTS),
     tags=["events"],
-    responses=problems(401, 409, 413, 422, 503),
+    responses=problems(401, 408, 409, 413, 422, 503),
 )
 async def post_events(request: Request[Any, Any, State]) -> EventsAccepted:
     """Enqueue one event, or an array of up to 500. Answered after the commit: a 202 survives any crash.
     The same id with the same body is a duplicate and does nothing; with another body it is a 409. A call is
     stored whole or not at all."""
-    arrivals = read_call(await request.body())
-    verdict = await request.app.state.commits.store(arrivals)
+    state = request.app.state
+    if state.backlog.full:
+        raise busy(f"more than {state.backlog.limit:,} accepted events wait to be worked off", BACKLOG_RETRY_AFTER)
+    async with state.bodies.read(request) as body:
+        arrivals = read_call(body)
+        verdict = await state.commits.store(arrivals)
     if verdict.conflicts:
         errors = []
         for place in verdict.conflicts:

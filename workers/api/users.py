@@ -75,11 +75,12 @@ def read_update(body: bytes) -> UserUpdate:
     "/v1/users/{user_id:str}",
     tags=["users"],
     operation_class=documented_body(UserUpdate),
-    responses=problems(401, 422),
+    responses=problems(401, 408, 413, 422, 503),
 )
 async def put_user(user_id: UserId, request: Request[Any, Any, State]) -> User:
     """Set a user's email, locale and time zone. An unknown user is made; repeating changes nothing."""
-    update = read_update(await request.body())
+    async with request.app.state.bodies.read(request) as body:
+        update = read_update(body)
     if not user_id.isprintable():
         raise Refused(422, "the id must not contain control characters; nothing was stored", [])
     return await asyncio.to_thread(store, user_id, update)
@@ -90,7 +91,7 @@ def store(user_id: str, update: UserUpdate) -> User:
     for name in ("email", "locale", "time_zone"):
         given = getattr(update, name)
         values |= {name: None if given is UNSET else given, f"has_{name}": given is not UNSET}
-    with pool().connection() as connection:
+    with pool().connection() as connection, connection.transaction():
         row = connection.execute(_UPSERT, values).fetchone()
         connection.execute("INSERT INTO inboxes (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user_id,))
     return User(*row) if row else User(user_id, None, None, None)

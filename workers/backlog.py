@@ -1,0 +1,79 @@
+"""How much was accepted and is not yet done, for those who let more in: the API, and the stream's readers."""
+
+import threading
+import time
+
+import psycopg
+import redis
+from psycopg_pool import PoolTimeout
+
+from workers.log import logger
+from workers.queues import NAMESPACE, PIPELINE, PIPELINE_BULK
+from workers.resources import pool
+
+INTERVAL = 1.0
+"""Seconds between two looks at Postgres, unless looking takes long."""
+SHARE = 0.02
+"""Part of its time that the API looks; the longer a look takes, the rarer it is."""
+LONG = {PIPELINE: 200, PIPELINE_BULK: 1000}
+"""Messages in the queues where events begin, above which readers of the stream pause; a message holds up to 500
+notifications. Large events may wait in greater number, since everybody else's wait behind the pause."""
+SHORT = 0.5
+"""Part of them at which the readers go on."""
+
+_NO_OTHER_PLAN = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+"""Only the partial index may be walked: the walk ends at the limit, however large the table is."""
+_UNROUTED = """
+SELECT count(*) FROM (
+    SELECT 1 FROM events WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
+    LIMIT %s
+) AS unrouted
+"""
+
+
+class Backlog:
+    """Whether more than `limit` accepted events wait to be routed; those that wait for their `send_at` do not
+    count. Known from a look now and then, so asking costs nothing."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.full = False
+
+    def watch(self, stop: threading.Event) -> None:
+        """Looks until stopped. While Postgres is away nothing is known, and nothing is held against callers."""
+        took = 0.0
+        while not stop.is_set():
+            try:
+                with pool().connection() as connection, connection.transaction():
+                    began = time.monotonic()
+                    connection.execute(_NO_OTHER_PLAN)
+                    row = connection.execute(_UNROUTED, (self.limit + 1,)).fetchone()
+                    took = time.monotonic() - began
+                full = bool(row and row[0] > self.limit)
+            except (psycopg.Error, PoolTimeout):
+                full = False
+            if full != self.full:
+                self.full = full
+                logger().warning("http_door_closed" if full else "http_door_open", limit=self.limit)
+            stop.wait(max(INTERVAL, took / SHARE))
+
+
+class Chain:
+    """Whether the chain has more than enough to do: then what comes by the stream stays there, behind a door
+    that can be closed."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._busy = False
+
+    def is_busy(self) -> bool:
+        """One trip. Raises redis.RedisError."""
+        pipe = self._client.pipeline(transaction=False)
+        for queue in LONG:
+            pipe.llen(f"{NAMESPACE}:{queue}")
+        waiting = dict(zip(LONG, pipe.execute(), strict=True))
+        busy = any(waiting[queue] > long * (SHORT if self._busy else 1) for queue, long in LONG.items())
+        if busy != self._busy:
+            self._busy = busy
+            logger().info("stream_waits_for_the_chain" if busy else "stream_goes_on", messages=waiting)
+        return busy
