@@ -82,7 +82,11 @@ events = Table(
     Column("rescues", SmallInteger, nullable=False, server_default="0", comment="times the clock sent it again"),
     Column("rescued_at", Instant, comment="the last time of these"),
     Index("events_at_the_sql_door", "created_at", postgresql_where=text("accepted_at IS NULL")),
-    Index("events_unrouted", "accepted_at", postgresql_where=text("routed_count < recipient_count")),
+    Index(
+        "events_unrouted",
+        text("greatest(accepted_at, send_at)"),
+        postgresql_where=text("routed_count < recipient_count"),
+    ),
 )
 
 rejected_events = Table(

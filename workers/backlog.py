@@ -25,7 +25,7 @@ _NO_OTHER_PLAN = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = 
 """Only the partial index may be walked: the walk ends at the limit, however large the table is."""
 _UNROUTED = """
 SELECT count(*) FROM (
-    SELECT 1 FROM events WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
+    SELECT 1 FROM events WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= now()
     LIMIT %s
 ) AS unrouted
 """

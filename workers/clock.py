@@ -11,7 +11,7 @@ from importlib.resources import files
 from pipelines.accept import Accepted
 from pipelines.fan_out import RESEND_AFTER
 from schema.partitions import statements
-from workers import log
+from workers import log, stream_door
 from workers.alive import say_alive
 from workers.broker import DEAD_LETTERS_KEPT, HEARTBEAT_TIMEOUT
 from workers.chain import LANES, start
@@ -20,6 +20,7 @@ from workers.deliver import send_deliveries
 from workers.patience import AWAY
 from workers.queues import NAMESPACE, QUEUES, delivery_queue, waiting_since
 from workers.resources import catalog, pool, redis_client
+from workers.settings import settings
 
 ROUND = 1000
 """Rows a duty takes in one round."""
@@ -42,10 +43,11 @@ UPDATE events SET rescues = rescues + 1, rescued_at = now() WHERE id IN (
     SELECT id FROM events
     WHERE routed_count < recipient_count AND rescues < %(rescues)s
         AND recipient_count BETWEEN %(fewest)s AND %(most)s
+        AND greatest(accepted_at, send_at) < now() - %(after)s
         AND greatest(accepted_at, send_at, rescued_at)
             < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
         AND greatest(accepted_at, send_at, rescued_at) + %(after)s * power(2, rescues) < now()
-    ORDER BY accepted_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
+    ORDER BY greatest(accepted_at, send_at) LIMIT %(round)s FOR UPDATE SKIP LOCKED
 ) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
 _UNSENT = """
@@ -60,9 +62,9 @@ UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
 _ALL_UNROUTED = """
 UPDATE events SET rescued_at = now() WHERE id IN (
     SELECT id FROM events
-    WHERE routed_count < recipient_count AND coalesce(send_at, accepted_at) <= now()
+    WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= now()
         AND (rescued_at IS NULL OR rescued_at < %s)
-    ORDER BY accepted_at LIMIT %s FOR UPDATE SKIP LOCKED
+    ORDER BY greatest(accepted_at, send_at) LIMIT %s FOR UPDATE SKIP LOCKED
 ) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
 _ALL_UNSENT = "UPDATE deliveries SET next_attempt_at = now(), state = 'retrying' WHERE state = 'pending'"
@@ -136,6 +138,12 @@ def return_messages() -> int:
     return int(str(script(keys=[NAMESPACE], args=[HEARTBEAT_TIMEOUT, DEAD_LETTERS_KEPT, *queues])))
 
 
+def keep_stream_door() -> int:
+    """Closes or opens the stream, in case no intake runs that would."""
+    stream_door.turn(redis_client(), settings().stream_limit)
+    return 0
+
+
 def make_partitions() -> int:
     """The months to come of the partitioned tables."""
     with pool().connection() as connection:
@@ -149,6 +157,7 @@ DUTIES: tuple[tuple[Callable[[], int], float], ...] = (
     (send_due_deliveries, 1),
     (refill, 1),
     (return_messages, 2),
+    (keep_stream_door, 2),
     (rescue_events, 3),
     (make_partitions, 3600),
 )

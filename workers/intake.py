@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -33,12 +34,16 @@ FIELD = b"event"
 NO_FIELD = "the entry has no such field: XADD tocsin:events * event '<json>'"
 BATCH = 500
 ABANDONED_MS = 5_000
-"""An entry that a reader has held this long without acknowledging is taken over: the reader died."""
+"""An entry that a reader has held this long without acknowledging is taken over: the reader died. Looked for every
+second or so."""
 BLOCK_MS = 1_000
 POLL = 0.5
 """Seconds between two looks at the SQL door."""
 PAUSE = 1.0
 """Seconds to wait after Postgres or Redis failed."""
+PACE, LONGEST_PACE = 0.01, 0.03
+"""Seconds to wait after a batch, for each of its events, and at most: the more come, the larger the next batch and
+the less each costs. A lonely event waits for nobody."""
 CHAIN_POLL = 0.05
 """Seconds between two looks at a chain that has more than enough to do."""
 
@@ -63,15 +68,18 @@ def run_stream(client: redis.Redis, stop: threading.Event) -> None:
     """Reads the stream until stopped; a dead reader's entries first, then new ones. While the chain has more than
     enough to do, they wait where they are."""
     reader = f"{socket.gethostname()}-{os.getpid()}"
-    chain = Chain(client)
+    chain, looked = Chain(client), 0.0
     while not stop.is_set():
         try:
             if chain.is_busy():
                 stop.wait(CHAIN_POLL)
                 continue
-            entries = abandoned(client, reader) or fresh(client, reader)
-            if entries:
+            entries: list[Entry] = []
+            if time.monotonic() - looked > BLOCK_MS / 1000:
+                entries, looked = abandoned(client, reader), time.monotonic()
+            if entries := entries or fresh(client, reader):
                 take_entries(client, entries)
+                stop.wait(min(len(entries) * PACE, LONGEST_PACE) if len(entries) < BATCH else 0)
         except redis.ResponseError as error:
             if "NOGROUP" in str(error):
                 make_group(client)

@@ -22,7 +22,7 @@ _ROWS = """
 SELECT 'events', 'at_the_sql_door', count(*), min(created_at) FROM events WHERE accepted_at IS NULL
 UNION ALL
 SELECT 'events', 'unrouted', count(*), min(greatest(accepted_at, send_at)) FROM events
-WHERE routed_count < recipient_count AND coalesce(send_at, now()) <= now()
+WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= now()
 UNION ALL
 SELECT 'timers', 'waiting', count(*), min(created_at) FROM timers
 UNION ALL

@@ -36,7 +36,10 @@ def turn(client: redis.Redis, limit: int) -> tuple[str, int]:
     """Closes or opens the door if it is time: ("closed", "open" or "" when it stays as it is, entries). Several
     processes may do so at once; one of them is told the change. Raises redis.RedisError."""
     answer: Any = _script(client)(keys=[STREAM], args=[limit, OPENS * limit])
-    return answer[0].decode(), answer[1]
+    change, length = answer[0].decode(), answer[1]
+    if change:
+        logger().warning(f"stream_door_{change}", entries=length, limit=limit)
+    return change, length
 
 
 def is_closed(client: redis.Redis) -> bool:
@@ -52,9 +55,6 @@ def keep(client: redis.Redis, stop: threading.Event) -> None:
     seldom, just when the stream grows."""
     while not stop.wait(INTERVAL):
         try:
-            change, length = turn(client, settings().stream_limit)
+            turn(client, settings().stream_limit)
         except redis.RedisError as error:  # the readers say it, and wait
             logger().debug("stream_door_not_seen", error=type(error).__name__)
-            continue
-        if change:
-            logger().warning(f"stream_door_{change}", entries=length, limit=settings().stream_limit)

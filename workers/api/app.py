@@ -116,6 +116,7 @@ def create_app() -> Litestar:
     REGISTRY.register(QueueCollector())
     backlog, stop = Backlog(settings().backlog_limit), threading.Event()
     watch = threading.Thread(target=backlog.watch, args=(stop,), name="backlog", daemon=True)
+    commits = Commits()
     v1 = Router(
         path="/",
         guards=[guard],
@@ -130,7 +131,7 @@ def create_app() -> Litestar:
     files = create_static_files_router(path="/swagger", directories=[swagger_files()], include_in_schema=False)
     return Litestar(
         route_handlers=[index, healthz, readyz, prometheus, v1, files],
-        state=State({"backlog": backlog, "bodies": Bodies(), "commits": Commits()}),
+        state=State({"backlog": backlog, "bodies": Bodies(), "commits": commits}),
         request_max_body_size=MAX_BODY_BYTES,
         exception_handlers={Exception: refuse},
         logging_config=None,
@@ -151,5 +152,5 @@ def create_app() -> Litestar:
             ],
         ),
         on_startup=[watch.start],
-        on_shutdown=[stop.set, lambda: pool().close()],
+        on_shutdown=[stop.set, commits.end, lambda: pool().close()],
     )

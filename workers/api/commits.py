@@ -30,7 +30,8 @@ class Commits:
         self._waiting: deque[Call] = deque()
         self._events = 0
         self._committer: asyncio.Task[None] | None = None
-        self._starting: set[asyncio.Task[None]] = set()
+        self._ready: list[Accepted] = []
+        self._starter: asyncio.Task[None] | None = None
 
     async def store(self, arrivals: Sequence[Arrival]) -> Verdict:
         """Returns once the events are committed. Raises psycopg.OperationalError or PoolTimeout when Postgres
@@ -92,10 +93,24 @@ class Commits:
         return calls
 
     def _start(self, ready: list[Accepted]) -> None:
-        """Into the chain, beside the answer: if Redis is away, the clock starts them."""
-        task = asyncio.create_task(asyncio.to_thread(_start, ready))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        """Into the chain, beside the answer; what is committed meanwhile goes together. If Redis is away, the
+        clock starts them."""
+        self._ready += ready
+        if self._ready and self._starter is None:
+            self._starter = asyncio.create_task(self._start_all())
+
+    async def _start_all(self) -> None:
+        try:
+            while self._ready:
+                ready, self._ready = self._ready, []
+                await asyncio.to_thread(_start, ready)
+        finally:
+            self._starter = None
+
+    async def end(self) -> None:
+        """Returns when everything that was committed is in the chain."""
+        while task := self._committer or self._starter:
+            await task
 
 
 def _commit(calls: list[Sequence[Arrival]]) -> tuple[list[Verdict], list[Accepted]]:
