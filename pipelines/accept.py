@@ -1,14 +1,14 @@
 """The room behind all three doors: events become rows, each exactly once."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
-import msgspec
 from psycopg import Connection
+from psycopg.errors import UniqueViolation
 
-from pipelines.arrays import json, texts
+from pipelines.arrays import array, json
 from pipelines.catalog import Catalog
 from schema.errors import FieldError, InvalidEvent
 from schema.event import Event, body_hash, read_event
@@ -19,19 +19,25 @@ _KNOWN = """
 SELECT id, encode(body_hash, 'hex') FROM events WHERE id = ANY(%s::text[])
 """
 _INSERT = """
-INSERT INTO events (id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source,
-    door, accepted_at, body_hash, recipient_count)
-SELECT id, type, recipients, actor, data, group_key, importance, send_at, expires_at, source,
-    %s, now(), decode(body_hash, 'hex'), jsonb_array_length(recipients)
-FROM json_to_recordset(%s) AS e (id text, type text, recipients jsonb, actor text, data jsonb, group_key text,
-    importance text, send_at timestamptz, expires_at timestamptz, source text, body_hash text)
-ORDER BY id -- two processes that store the same events wait for each other, and never in a circle
-ON CONFLICT (id) DO NOTHING
-RETURNING id, accepted_at, send_at > now()
-"""
-TIMERS = """
-INSERT INTO timers (key, kind, subject, due_at)
-SELECT 'event/' || id, 'event', id, send_at FROM events WHERE id = ANY(%s) ON CONFLICT (key) DO NOTHING
+WITH stored AS (
+    INSERT INTO events (type, id, actor, group_key, importance, send_at, expires_at, source, body_hash, recipients,
+        data, recipient_count, door, accepted_at)
+    SELECT type, id, actor, group_key, importance, send_at, expires_at, source, decode(hash, 'hex'), recipients,
+        data, jsonb_array_length(recipients), %(door)s, now()
+    FROM ROWS FROM (
+        unnest(%(type)s::text[], %(id)s::text[], %(actor)s::text[], %(group_key)s::text[], %(importance)s::text[],
+            %(send_at)s::timestamptz[], %(expires_at)s::timestamptz[], %(source)s::text[], %(hash)s::text[]),
+        jsonb_array_elements(%(recipients)s::jsonb),
+        jsonb_array_elements(%(data)s::jsonb)
+    ) AS e (type, id, actor, group_key, importance, send_at, expires_at, source, hash, recipients, data)
+    WHERE NOT EXISTS (SELECT FROM events WHERE id = ANY(%(id)s::text[])) -- a repeat is no error to be logged
+    ORDER BY id -- two processes that store the same events wait for each other, and never in a circle
+    RETURNING id, accepted_at, send_at
+), waiting AS (
+    INSERT INTO timers (key, kind, subject, due_at)
+    SELECT 'event/' || id, 'event', id, send_at FROM stored WHERE send_at > now() ON CONFLICT (key) DO NOTHING
+)
+SELECT id, accepted_at, send_at > now() FROM stored
 """
 _REJECT = """
 INSERT INTO rejected_events (door, event_id, payload, errors)
@@ -57,8 +63,7 @@ class Accepted(NamedTuple):
     accepted_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of one call: per event "accepted" or "duplicate", in order; or, with `conflicts`, nothing
     was stored, because the events at those places have ids that were used before with other bodies."""
 
@@ -79,20 +84,15 @@ def read(raw: bytes, catalog: Catalog, default_id: str | None = None) -> Arrival
 def accept(
     connection: Connection, door: str, calls: Sequence[Sequence[Arrival]]
 ) -> tuple[list[Verdict], list[Accepted]]:
-    """Stores what several callers sent, in one transaction, each call whole or not at all; committed on return.
-    Answers a verdict per call, and the new events to send into the chain now. The same event twice, here or in
-    two processes at the same moment, is stored once."""
-    while True:
-        with connection.transaction() as attempt:
-            verdicts, fresh = judge(connection, calls)
-            stored = insert(connection, door, fresh)
-            if len(stored) < len(fresh):
-                # Another process stored one of them since we looked: look again, now it is there to be seen.
-                attempt.force_rollback = True
-                continue
-            if waiting := [id_ for id_, (_, waits) in stored.items() if waits]:
-                connection.execute(TIMERS, (waiting,))
-            break
+    """Stores what several callers sent, each call whole or not at all; committed on return, if the connection
+    commits each statement by itself. Answers a verdict per call, and the new events to send into the chain now.
+    The same event twice, here or in two processes at the same moment, is stored once. One trip when all is new."""
+    known: dict[str, str] = {}
+    verdicts, fresh = judge(calls, known)
+    while len(stored := insert(connection, door, fresh)) < len(fresh):
+        ids = [arrival.event.id for call in calls for arrival in call]
+        known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (array(ids),))}
+        verdicts, fresh = judge(calls, known)
     ready = [
         Accepted(e.id or "", e.type, e.recipients, e.importance, e.group_key, stored[e.id or ""][0])
         for e, _ in fresh
@@ -101,35 +101,47 @@ def accept(
     return verdicts, ready
 
 
-def judge(connection: Connection, calls: Sequence[Sequence[Arrival]]) -> tuple[list[Verdict], list[Arrival]]:
-    """Which events are new, which are repeats, and which calls clash with what is there or with each other."""
-    ids = [arrival.event.id for call in calls for arrival in call]
-    known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (texts(ids),))}
+def judge(calls: Sequence[Sequence[Arrival]], known: dict[str, str]) -> tuple[list[Verdict], list[Arrival]]:
+    """Which events are new, which are repeats, and which calls clash with what is there or with each other.
+    `known`: id -> hash of what is there."""
+    seen = dict(known)
     verdicts: list[Verdict] = []
     fresh: list[Arrival] = []
     for call in calls:
         statuses, conflicts, new = [], [], dict[str, Arrival]()
         for place, arrival in enumerate(call):
             id_ = arrival.event.id or ""
-            seen = known.get(id_) if id_ in known else new[id_].hash if id_ in new else None
-            if seen is None:
+            hash_ = seen.get(id_) if id_ in seen else new[id_].hash if id_ in new else None
+            if hash_ is None:
                 new[id_] = arrival
-            elif seen != arrival.hash:
+            elif hash_ != arrival.hash:
                 conflicts.append(place)
-            statuses.append("accepted" if seen is None else "duplicate")
+            statuses.append("accepted" if hash_ is None else "duplicate")
         if not conflicts:
-            known |= {id_: arrival.hash for id_, arrival in new.items()}
+            seen.update((id_, arrival.hash) for id_, arrival in new.items())
             fresh += new.values()
         verdicts.append(Verdict([] if conflicts else statuses, conflicts))
     return verdicts, fresh
 
 
 def insert(connection: Connection, door: str, arrivals: Sequence[Arrival]) -> dict[str, tuple[datetime, bool]]:
-    """The events really inserted: id -> (accepted_at, whether it waits for its send_at)."""
+    """The events as inserted: id -> (accepted_at, whether it waits for its send_at). All of them or, when one is
+    there already, none."""
     if not arrivals:
         return {}
-    events = [msgspec.structs.asdict(event) | {"body_hash": hash_} for event, hash_ in arrivals]
-    rows = connection.execute(_INSERT, (door, json(events)))
+    events = [event for event, _ in arrivals]
+    columns: dict[str, str] = {
+        "door": door,
+        "hash": array(hash_ for _, hash_ in arrivals),
+        "recipients": json([event.recipients for event in events]),
+        "data": json([event.data for event in events]),
+    }
+    for name in ("type", "id", "actor", "group_key", "importance", "send_at", "expires_at", "source"):
+        columns[name] = array(map(attrgetter(name), events))
+    try:
+        rows = connection.execute(_INSERT, columns).fetchall()
+    except UniqueViolation:  # another process stored one since we looked
+        return {}
     return {id_: (accepted_at, bool(waits)) for id_, accepted_at, waits in rows}
 
 
@@ -143,7 +155,7 @@ def reject(
         payloads.append(payload.decode(errors="backslashreplace").replace("\0", "\\u0000"))
         errors.append(json([{"field": e.field, "message": e.message} for e in found]).replace("\\u0000", "?"))
     if ids:
-        connection.execute(_REJECT, (door, texts(ids), texts(payloads), texts(errors)))
+        connection.execute(_REJECT, (door, array(ids), array(payloads), array(errors)))
 
 
 def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +30,7 @@ GROUP = "_group"
 
 _DEFAULT_CHANNELS = {"web": True, "email": False, "push": False}
 _MOST_ERRORS = 50
+_GROUPS_KEPT = 1000
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -67,15 +69,18 @@ class NotificationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 class Catalog:
     """Every type: its facts in `types`, by name; its sample data in `samples`; in `windows` how long those
-    that are grouped gather, in milliseconds."""
+    that are grouped gather, in milliseconds; in `personal` whether its words can differ between an event's
+    recipients."""
 
     def __init__(self, path: Path, link_hosts: frozenset[str]) -> None:
         self._hosts = frozenset(host.lower() for host in link_hosts)
         self.types: dict[str, NotificationType] = {}
         self.samples: dict[str, dict[str, Any]] = {}
         self.windows: dict[str, int] = {}
+        self.personal: dict[str, bool] = {}
         self._schemas: dict[str, jsonschema_rs.Draft202012Validator] = {}
         self._wordings: dict[str, Wording] = {}
+        self._group_content = lru_cache(_GROUPS_KEPT)(self._render_group)  # few types, mostly small counts
         folders = _folders(path)
         sandbox = Sandbox(path)
         self._group = Wording(sandbox, GROUP, self._hosts)
@@ -87,6 +92,7 @@ class Catalog:
             self.samples[name] = _read_json(folder / "sample.json")
             self._schemas[name] = self._compiled(folder / "data.schema.json")
             self._wordings[name] = Wording(sandbox, name, self._hosts)
+            self.personal[name] = self._wordings[name].personal
             for error in self.check(name, self.samples[name]):
                 raise TemplateError(f"{_shown(folder / 'sample.json')}: {error.field}: {error.message}")
             self.render(name, self.samples[name], "ada", "bob")
@@ -125,8 +131,10 @@ class Catalog:
         """What the row of a group of `count` says. Raises TemplateError as render does."""
         if type_name not in self.types:
             raise _gone(type_name)
-        label = self.types[type_name].label
-        return self._group.render({"count": count, "type": type_name, "label": label})
+        return self._group_content(type_name, count)
+
+    def _render_group(self, type_name: str, count: int) -> Content:
+        return self._group.render({"count": count, "type": type_name, "label": self.types[type_name].label})
 
     def _unknown(self, name: str) -> FieldError:
         close = get_close_matches(name[:50], self.types, 1)

@@ -5,6 +5,7 @@ comes twice changes nothing the second time. seq follows the order of commits: t
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
-from pipelines.arrays import json, plain, texts
+from pipelines.arrays import array, json
 from pipelines.inbox import Content, Inbox, Row, compose, place
 from pipelines.stage import Resources
 from schema.identity import delivery_id, milliseconds_of
@@ -33,16 +34,26 @@ _NEW_USERS = "INSERT INTO users (id) SELECT unnest(%s::text[]) ORDER BY 1 ON CON
 _NEW_INBOXES = "INSERT INTO inboxes (user_id) SELECT unnest(%s::text[]) ORDER BY 1 ON CONFLICT DO NOTHING"
 _MOVE_INBOXES = """
 UPDATE inboxes i SET seq = m.seq, unread = m.unread, version = version + 1, windows = m.windows
-FROM unnest(%s::text[], %s::bigint[], %s::int[], %s::jsonb[]) AS m (user_id, seq, unread, windows)
+FROM ROWS FROM (unnest(%s::text[], %s::bigint[], %s::int[]), jsonb_array_elements(%s::jsonb))
+    AS m (user_id, seq, unread, windows)
 WHERE i.user_id = m.user_id
 """
-# Many columns travel faster as one JSON document, few as arrays.
 _INSERT = """
-INSERT INTO notifications (id, event_id, user_id, seq, type, category, importance, actor, title, message,
-    action_url, data, closed, error, group_id, created_at, expires_at)
-SELECT id, event_id, user_id, seq, type, category, importance, actor, title, message,
-    action_url, data, closed, error, group_id, created_at, expires_at
-FROM json_populate_recordset(NULL::notifications, %s)
+WITH routed AS ( -- what the event knows goes from row to row, without a way through this process
+    UPDATE events e SET routed_count = routed_count + r.count
+    FROM unnest(%s::text[], %s::int[]) AS r (id, count) WHERE e.id = r.id
+    RETURNING e.id, e.data, e.actor, e.expires_at
+)
+INSERT INTO notifications (id, event_id, user_id, seq, type, category, importance, title, message, action_url,
+    error, group_id, created_at, closed, data, actor, expires_at)
+SELECT n.*, coalesce(e.data, '{}'), e.actor, e.expires_at
+FROM ROWS FROM (
+    unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],
+        %s::text[], %s::text[], %s::text[], %s::uuid[], %s::timestamptz[]),
+    jsonb_array_elements(%s::jsonb)
+) AS n (id, event_id, user_id, seq, type, category, importance, title, message, action_url, error, group_id,
+    created_at, closed)
+LEFT JOIN routed e ON e.id = n.event_id
 """
 _DELIVER = """
 INSERT INTO deliveries (id, notification_id, user_id, channel, state, reason, next_attempt_at, settled_at)
@@ -50,10 +61,6 @@ SELECT id, notification_id, user_id, channel, CASE WHEN reason IS NULL THEN 'pen
     now() + %s, CASE WHEN reason IS NULL THEN NULL ELSE now() END
 FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[])
     AS d (id, notification_id, user_id, channel, reason)
-"""
-_ROUTED = """
-UPDATE events e SET routed_count = routed_count + r.count FROM unnest(%s::text[], %s::int[]) AS r (id, count)
-WHERE e.id = r.id
 """
 _CLOSE_GROUPS = "UPDATE notification_groups SET closed_at = now() WHERE id = ANY(%s) AND closed_at IS NULL"
 _FOLD = """
@@ -98,7 +105,7 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
     with use.pool.connection() as connection:
         locked = lock(connection, rows)
         while missing := {row.user_id for row in rows} - locked.inboxes.keys():
-            connection.rollback()  # whoever makes people holds no lock meanwhile
+            connection.commit()  # whoever makes people holds no lock meanwhile
             make_users(connection, missing)
             locked = lock(connection, rows)
         fresh = {row.id: (n, row) for n, row in composed if row.id not in locked.present}
@@ -122,8 +129,8 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
 def read_contents(connection: Connection, events: set[str]) -> dict[str, Content]:
     """By event; one that is gone (erased, pruned) is left out."""
     return {
-        id_: Content(msgspec.Raw(data.encode()), msgspec.json.decode(data), actor, send_at, expires_at, now)
-        for id_, data, actor, send_at, expires_at, now in connection.execute(_CONTENT, (texts(events),))
+        id_: Content(msgspec.json.decode(data), *rest)
+        for id_, data, *rest in connection.execute(_CONTENT, (array(events),))
     }
 
 
@@ -136,10 +143,12 @@ class Locked(NamedTuple):
 
 
 def lock(connection: Connection, rows: list[Row]) -> Locked:
-    """In the order of users' ids, so that batches never wait for each other in a circle."""
+    """Begins a transaction, with locks in the order of users' ids, so that batches never wait for each other in a
+    circle."""
     with connection.pipeline():
-        locked = connection.execute(_LOCK, (texts({row.user_id for row in rows}),))
-        present = connection.execute(_PRESENT, (plain(row.id for row in rows),))
+        connection.execute("BEGIN")
+        locked = connection.execute(_LOCK, (array({row.user_id for row in rows}),))
+        present = connection.execute(_PRESENT, (array(row.id for row in rows),))
         now = connection.execute("SELECT now()")
     inboxes = {user: Inbox(seq, unread, windows) for user, seq, unread, windows in locked}
     return Locked(inboxes, {id_ for (id_,) in present}, next(now)[0])
@@ -147,50 +156,56 @@ def lock(connection: Connection, rows: list[Row]) -> Locked:
 
 def make_users(connection: Connection, users: set[str]) -> None:
     """Recipients nobody knew."""
-    connection.execute(_NEW_USERS, (texts(users),))
-    connection.execute(_NEW_INBOXES, (texts(users),))
-    connection.commit()
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        connection.execute(_NEW_USERS, (array(users),))
+        connection.execute(_NEW_INBOXES, (array(users),))
+        connection.commit()
 
 
 def write(
     connection: Connection,
     rows: dict[UUID, Row],
-    deliveries: list[Delivery],
+    deliveries: Sequence[Delivery],
     inboxes: dict[str, Inbox],
     use: Resources,
 ) -> None:
-    """Everything the batch changes, in one trip."""
+    """Everything the batch changes, and the commit, in one trip."""
     for inbox in inboxes.values():
         for group, grown in inbox.groups.items():
             for member in grown.leading:
                 if member in rows:
                     rows[member].group_id = group
     moved = inboxes.values()
-    routed = Counter(row.event_id for row in rows.values())
+    counts = Counter(row.event_id for row in rows.values())
+    routed = sorted(counts)  # like the inboxes, so that batches that share events wait for each other in one order
+    *columns, closed = zip(*map(msgspec.structs.astuple, rows.values()), strict=True)
     with connection.pipeline():
         connection.execute(
             _MOVE_INBOXES,
             (
-                texts(inboxes),
-                plain(inbox.seq for inbox in moved),
-                plain(inbox.unread for inbox in moved),
-                texts(json(inbox.windows) for inbox in moved),
+                array(inboxes),
+                array(inbox.seq for inbox in moved),
+                array(inbox.unread for inbox in moved),
+                json([inbox.windows for inbox in moved]),
             ),
         )
-        connection.execute(_INSERT, (json(list(rows.values())),))
+        connection.execute(
+            _INSERT, (array(routed), array(map(counts.get, routed)), *map(array, columns), json(closed))
+        )
         write_groups(connection, inboxes, use)
         connection.execute(
             _DELIVER,
             (
                 RESEND_AFTER,
-                plain(d.id for d in deliveries),
-                plain(d.row.id for d in deliveries),
-                texts(d.row.user_id for d in deliveries),
-                plain(d.channel for d in deliveries),
-                plain(d.reason for d in deliveries),
+                array(d.id for d in deliveries),
+                array(d.row.id for d in deliveries),
+                array(d.row.user_id for d in deliveries),
+                array(d.channel for d in deliveries),
+                array(d.reason for d in deliveries),
             ),
         )
-        connection.execute(_ROUTED, (texts(routed), plain(routed.values())))
+        connection.commit()
 
 
 def write_groups(connection: Connection, inboxes: dict[str, Inbox], use: Resources) -> None:
@@ -221,7 +236,8 @@ def write_groups(connection: Connection, inboxes: dict[str, Inbox], use: Resourc
                     "created_at": last.created_at,
                 }
             )
-    if rows:
+    if folded:
         connection.execute(_FOLD, (json(folded),))
+    if rows:
         connection.execute(_GROUPS, (json(rows),))
         connection.execute(_GROUP_ROWS, (json(rows),))

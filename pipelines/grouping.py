@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from pipelines.stage import Resources
-from schema.identity import group_id
+from schema.identity import group_id, text
 from schema.notification import Notification
 
 Windows = dict[str, dict[str, Any]]
@@ -25,11 +25,9 @@ Windows = dict[str, dict[str, Any]]
 
 def grouping(batch: list[Notification], use: Resources) -> list[Notification]:
     """Names each notification's window: its type and group key; none for a type that does not group."""
-    kinds = use.catalog.types
+    grouped = use.catalog.windows
     return [
-        msgspec.structs.replace(
-            n, window=f"{n.type}/{n.window or ''}" if n.type in kinds and kinds[n.type].grouping else None
-        )
+        msgspec.structs.replace(n, window=f"{n.type}/{n.window or ''}" if n.type in grouped else None)
         for n in batch
     ]
 
@@ -48,19 +46,19 @@ def join(windows: Windows, name: str, notification: UUID, at: int, threshold: in
 
     `lasts` is the window's length in milliseconds; the notification that makes `threshold` within it forms the
     group, and later ones join it for as long as none comes later than that after the one before."""
-    window = windows.get(name, {"leading": [], "group": None, "count": 0, "at": at})
-    latest = max(window["at"], at)
+    window = windows.setdefault(name, {"leading": [], "group": None, "count": 0, "at": at})
+    window["at"] = max(window["at"], at)
     if window["group"]:
-        windows[name] = window | {"count": window["count"] + 1, "at": latest}
-        return Joined(UUID(window["group"]), window["count"] + 1, [])
+        window["count"] += 1
+        return Joined(UUID(window["group"]), window["count"], [])
     kept = [entry for entry in window["leading"] if entry[1] > at - lasts]
     if len(kept) + 1 < threshold:
-        windows[name] = window | {"leading": [*kept, [str(notification), at]], "at": latest}
+        window["leading"] = [*kept, [text(notification), at]]
         return None
     leading = [UUID(id_) for id_, _ in kept]
     formed = group_id(leading[0])
-    windows[name] = {"leading": [], "group": str(formed), "count": len(leading) + 1, "at": latest}
-    return Joined(formed, len(leading) + 1, leading)
+    window |= {"leading": [], "group": text(formed), "count": len(leading) + 1}
+    return Joined(formed, window["count"], leading)
 
 
 def end_old(windows: Windows, now: int, lasts: dict[str, int]) -> list[UUID]:
@@ -73,7 +71,7 @@ def end_old(windows: Windows, now: int, lasts: dict[str, int]) -> list[UUID]:
 
 def forget(windows: Windows, ids: Collection[UUID]) -> Windows:
     """The windows without these rows: what was read or archived gathers no more; a group that was is closed."""
-    gone = {str(id_) for id_ in ids}
+    gone = {text(id_) for id_ in ids}
     kept: Windows = {}
     for name, window in windows.items():
         leading = [entry for entry in window["leading"] if entry[0] not in gone]

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from pipelines import rendering
 from pipelines.catalog import Catalog
 from pipelines.grouping import Windows, end_old, join
 from schema.errors import TemplateError
@@ -14,39 +15,36 @@ from schema.identity import milliseconds_of
 from schema.notification import Notification
 
 
-class Row(msgspec.Struct):
-    """A row about to be written to `notifications`, by its columns. `seq` stays empty for one that is not shown
-    by itself."""
+class Row(msgspec.Struct, kw_only=True):
+    """A row about to be written to `notifications`, by its columns, without those that are its event's. `seq`
+    stays empty for one that is not shown by itself."""
 
     id: UUID
     event_id: str
     user_id: str
+    seq: int | None = None
     type: str
-    importance: str
-    created_at: datetime
-    closed: dict[str, str]
-    data: msgspec.Raw
-    actor: str | None
-    expires_at: datetime | None
     category: str = ""
+    importance: str
     title: str | None = None
     message: str | None = None
     action_url: str | None = None
     error: str | None = None
-    seq: int | None = None
     group_id: UUID | None = None
+    created_at: datetime
+    closed: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Content:
-    """What an event's row holds for fan_out; `data` as JSON, and read."""
+    """What an event's row holds for fan_out. `said`: what every recipient reads, once one was told."""
 
-    raw: msgspec.Raw
     data: dict[str, Any]
     actor: str | None
     send_at: datetime | None
     expires_at: datetime | None
     now: datetime
+    said: rendering.Content | None = None
 
 
 @dataclass(slots=True)
@@ -86,18 +84,16 @@ def compose(n: Notification, content: Content, catalog: Catalog) -> tuple[Notifi
         importance=n.importance,
         created_at=max(accepted_at, content.send_at or accepted_at),
         closed=n.closed,
-        data=content.raw,
-        actor=content.actor,
-        expires_at=content.expires_at,
     )
     if n.type not in catalog.types:
         return n, row
     row.category = catalog.types[n.type].category
     try:
-        said = catalog.render(n.type, content.data, n.recipient, content.actor)
+        said = content.said or catalog.render(n.type, content.data, n.recipient, content.actor)
     except TemplateError as error:
         row.error = str(error)
     else:
+        content.said = None if catalog.personal[n.type] else said
         row.title, row.message, row.action_url = said.title, said.message, said.action_url
     return n, row
 

@@ -1,5 +1,6 @@
 """Stage: close what the recipient, or the type's default, does not want."""
 
+from pipelines.arrays import array
 from pipelines.catalog import NotificationType
 from pipelines.stage import Resources
 from schema.notification import Notification
@@ -7,7 +8,7 @@ from schema.notification import Notification
 _LOAD = """
 SELECT user_id, type, enabled, channels
 FROM notification_preferences
-WHERE user_id = ANY(%s) AND type = ANY(%s)
+WHERE user_id = ANY(%s::text[]) AND type = ANY(%s::text[])
 """
 
 Row = tuple[bool, dict[str, bool]]
@@ -45,8 +46,7 @@ def narrow(
 
 def preferences(batch: list[Notification], use: Resources) -> list[Notification]:
     """One read for the batch."""
-    users = list({n.recipient for n in batch})
-    types = list({n.type for n in batch})
+    users, types = array({n.recipient for n in batch}), array({n.type for n in batch})
     with use.pool.connection() as connection:
         found = connection.execute(_LOAD, (users, types)).fetchall()
     rows = {(user, name): (enabled, channels) for user, name, enabled, channels in found}

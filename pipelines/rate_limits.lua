@@ -8,19 +8,22 @@
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+local score = string.format('%.0f', now)
 local answers = {}
 
 for i, key in ipairs(KEYS) do
   local id, limit, window = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
-  if redis.call('ZSCORE', key, id) then
-    answers[i] = 1
-  elseif redis.call('ZCARD', key) < limit then
-    redis.call('ZADD', key, string.format('%.0f', now), id)
-    redis.call('PEXPIRE', key, string.format('%.0f', window / 1000))
+  local charged = redis.call('ZCARD', key)
+  if charged > 0 then
+    charged = charged - redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
+  end
+  if charged < limit then
+    if redis.call('ZADD', key, 'NX', score, id) == 1 then
+      redis.call('PEXPIRE', key, string.format('%.0f', window / 1000))
+    end
     answers[i] = 1
   else
-    answers[i] = 0
+    answers[i] = redis.call('ZSCORE', key, id) and 1 or 0
   end
 end
 

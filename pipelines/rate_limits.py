@@ -9,6 +9,7 @@ from redis.commands.core import Script
 
 from pipelines.catalog import NotificationType
 from pipelines.stage import Resources
+from schema.identity import text
 from schema.notification import Notification
 
 
@@ -37,7 +38,7 @@ def rate_limits(batch: list[Notification], use: Resources) -> list[Notification]
     for n in charged:
         limit = kinds[n.type].rate_limit
         if limit is not None:
-            arguments += (str(n.id), limit.max, limit.per // timedelta(microseconds=1))
+            arguments += (text(n.id), limit.max, limit.per // timedelta(microseconds=1))
     answers = _charge(use.redis)(keys=[key(n.type, n.recipient) for n in charged], args=arguments)
     over = {n.id for n, within in zip(charged, answers, strict=True) if not within}
     return [n.close(dict.fromkeys(n.open, "rate_limit")) if n.id in over else n for n in batch]

@@ -80,9 +80,10 @@ def read_event(raw: bytes, default_id: str | None = None) -> Event:
         event = _read(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent([FieldError("", json_fault(raw, error))]) from None
-    return msgspec.structs.replace(
-        event, id=event.id or default_id or new_event_id(), recipients=list(dict.fromkeys(event.recipients))
-    )
+    recipients = list(dict.fromkeys(event.recipients))
+    if event.id and recipients == event.recipients:
+        return event
+    return msgspec.structs.replace(event, id=event.id or default_id or new_event_id(), recipients=recipients)
 
 
 def body_hash(event: Event) -> str:

@@ -10,18 +10,24 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from uuid import UUID
 
+import msgspec
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_VERSION = 7 << 76
-_VARIANT = 0b10 << 62
-_RANDOM_A = ((1 << 12) - 1) << 64
-_RANDOM_B = (1 << 62) - 1
+_VERSION = 7 << 76 | 0b10 << 62
+"""And the variant."""
+_RANDOM = ((1 << 12) - 1) << 64 | (1 << 62) - 1
 
 
 def time_ordered_id(milliseconds: int, *parts: str) -> UUID:
     """The id of `parts` at `milliseconds` since 1970; equal input, equal id."""
     digest = int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=16).digest(), "big")
-    return UUID(int=milliseconds << 80 | _VERSION | digest & _RANDOM_A | _VARIANT | digest & _RANDOM_B)
+    return UUID(int=milliseconds << 80 | _VERSION | digest & _RANDOM)
+
+
+def text(id_: UUID) -> str:
+    """str(id_), in a fifth of its time."""
+    return str(msgspec.to_builtins(id_))
 
 
 def milliseconds_of(value: UUID | datetime) -> int:
@@ -41,12 +47,12 @@ def notification_id(accepted_ms: int, event_id: str, recipient: str) -> UUID:
 
 
 def delivery_id(notification: UUID, channel: str, address: str = "") -> UUID:
-    return time_ordered_id(milliseconds_of(notification), "delivery", str(notification), channel, address)
+    return time_ordered_id(milliseconds_of(notification), "delivery", text(notification), channel, address)
 
 
 def group_id(first_member: UUID) -> UUID:
     """A group is named after the notification that opened its window."""
-    return time_ordered_id(milliseconds_of(first_member), "group", str(first_member))
+    return time_ordered_id(milliseconds_of(first_member), "group", text(first_member))
 
 
 def new_event_id() -> str:

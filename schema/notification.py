@@ -37,6 +37,6 @@ class Notification(msgspec.Struct, array_like=True, frozen=True):
             return self
         return msgspec.structs.replace(
             self,
-            open=tuple(channel for channel in self.open if channel not in closing),
+            open=tuple([channel for channel in self.open if channel not in closing]),
             closed=self.closed | closing,
         )

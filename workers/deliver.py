@@ -10,17 +10,19 @@ Fails as   an outcome, which settles the delivery as retrying, failed or dead; a
 
 import random
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import dramatiq
 import msgspec
 from psycopg import Connection
-from psycopg.rows import dict_row
+from psycopg.rows import args_row
 from structlog.contextvars import bind_contextvars
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
+from pipelines.arrays import array
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
 from schema.wire import BATCH, Deliveries, Group, InboxItem, Publication, read
 from workers.channels import CHANNELS, web
@@ -28,25 +30,28 @@ from workers.patience import patiently
 from workers.queues import delivery_queue
 from workers.resources import pool, redis_client
 
-_READ = """
-SELECT d.id AS delivery, d.attempt, told.type AS told_type, i.version, i.unread, n.user_id, n.id, n.seq, n.type,
-    n.category, n.importance, n.title, n.message, n.data::text, n.action_url, n.created_at, n.read_at,
-    n.clicked_at, n.archived_at, n.group_count, n.leading
+_OPEN = "d.state NOT IN ('sent', 'failed', 'dead')"
+"""Said so that it is looked up by id: `IN ('pending', 'retrying')` is the condition of an index that holds the
+whole backlog, and PostgreSQL would walk all of it."""
+_READ = f"""
+SELECT d.id, d.attempt, told.type, n.user_id, i.version, i.unread, n.id, n.seq, n.type, n.category, n.importance,
+    n.title, n.message, n.data::text, n.action_url, n.created_at, n.read_at, n.clicked_at, n.archived_at,
+    n.group_count, n.leading
 FROM deliveries d
 JOIN notifications told ON told.id = d.notification_id
 JOIN notifications n ON n.id = coalesce(told.group_id, told.id)
 JOIN inboxes i ON i.user_id = d.user_id
-WHERE d.id = ANY(%s) AND d.state IN ('pending', 'retrying')
+WHERE d.id = ANY(%s::uuid[]) AND {_OPEN}
 ORDER BY n.user_id, n.seq
 """
-_SETTLE = """
+_SETTLE = f"""
 WITH settled AS (
     UPDATE deliveries d
     SET state = o.state, reason = o.reason, receipt = o.receipt, attempt = d.attempt + 1,
         next_attempt_at = now() + o.wait, settled_at = CASE WHEN o.state = 'retrying' THEN NULL ELSE now() END
-    FROM json_to_recordset(%s)
-        AS o (id uuid, attempt int, type text, state text, reason text, receipt text, wait interval)
-    WHERE d.id = o.id AND d.attempt = o.attempt AND d.state IN ('pending', 'retrying')
+    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::interval[])
+        AS o (id, attempt, type, state, reason, receipt, wait)
+    WHERE d.id = o.id AND d.attempt = o.attempt AND d.id = ANY(%s::uuid[]) AND {_OPEN}
     RETURNING d.id, d.attempt, d.state, d.reason, o.type
 ), tried AS (
     INSERT INTO attempts (delivery_id, number, outcome, reason)
@@ -61,10 +66,36 @@ ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analyt
 Deliver = dramatiq.Actor[..., None]
 
 
+class Open(NamedTuple):
+    """A delivery to be sent, and the row of an inbox that it tells of: the notification's own, or its group's."""
+
+    delivery: UUID
+    attempt: int
+    told_type: str
+    user: str
+    version: int
+    unread: int
+    id: UUID
+    seq: int
+    type: str
+    category: str
+    importance: str
+    title: str
+    message: str
+    data: str
+    action_url: str | None
+    created_at: datetime
+    read_at: datetime | None
+    clicked_at: datetime | None
+    archived_at: datetime | None
+    group_count: int | None
+    leading: list[UUID]
+
+
 def deliver(channel: ModuleType, ids: Sequence[UUID]) -> None:
     """Sends deliveries that are still open. No connection is held while the channel sends."""
     with pool().connection() as connection:
-        rows = connection.cursor(row_factory=dict_row).execute(_READ, (list(ids),)).fetchall()
+        rows = connection.cursor(row_factory=args_row(Open)).execute(_READ, (array(ids),)).fetchall()
     if not rows:
         return
     outcomes = channel.send([item(row) for row in rows], redis_client())
@@ -72,41 +103,38 @@ def deliver(channel: ModuleType, ids: Sequence[UUID]) -> None:
         settle(connection, channel.SCHEDULE, rows, outcomes)
 
 
-def item(row: dict[str, Any]) -> web.Item:
+def item(row: Open) -> web.Item:
     """What the web channel needs of a row."""
-    group = Group(row["group_count"], row["leading"]) if row["group_count"] else None
     shown = InboxItem(
-        id=row["id"],
-        seq=row["seq"],
-        type=row["type"],
-        category=row["category"],
-        importance=row["importance"],
-        title=row["title"],
-        message=row["message"],
-        data=msgspec.json.decode(row["data"]),
-        action_url=row["action_url"],
-        created_at=row["created_at"],
-        read=row["read_at"] is not None,
-        read_at=row["read_at"],
-        clicked_at=row["clicked_at"],
-        archived_at=row["archived_at"],
-        group=group,
+        row.id,
+        row.seq,
+        row.type,
+        row.category,
+        row.importance,
+        row.title,
+        row.message,
+        cast("dict[str, Any]", msgspec.Raw(row.data.encode())),  # JSON goes into JSON as it is
+        row.action_url,
+        row.created_at,
+        row.read_at is not None,
+        row.read_at,
+        row.clicked_at,
+        row.archived_at,
+        Group(row.group_count, row.leading) if row.group_count else None,
     )
-    return web.Item(row["user_id"], Publication("notification", row["version"], row["unread"], shown))
+    return web.Item(row.user, Publication("notification", row.version, row.unread, shown))
 
 
 def settle(
-    connection: Connection,
-    schedule: Sequence[float],
-    rows: Sequence[dict[str, Any]],
-    outcomes: Iterable[Outcome],
+    connection: Connection, schedule: Sequence[float], rows: Sequence[Open], outcomes: Iterable[Outcome]
 ) -> None:
     """Records the outcomes in one trip. A delivery that another worker settled meanwhile stays as it is."""
     settled = [judge(row, schedule, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
-    connection.execute(_SETTLE, (msgspec.json.encode(settled).decode(),))
+    columns = [array(column) for column in zip(*settled, strict=True)]
+    connection.execute(_SETTLE, (*columns, columns[0]))
 
 
-class Settled(msgspec.Struct):
+class Settled(NamedTuple):
     """What one try made of a delivery. `attempt`: tries before it; `wait`: seconds until the next, as a string."""
 
     id: UUID
@@ -118,20 +146,18 @@ class Settled(msgspec.Struct):
     wait: str = "0"
 
 
-def judge(row: dict[str, Any], schedule: Sequence[float], outcome: Outcome) -> Settled:
+def judge(row: Open, schedule: Sequence[float], outcome: Outcome) -> Settled:
     """Sent is sent and Never has failed; Later is tried again until the schedule is spent."""
-    settled = Settled(row["delivery"], row["attempt"], row["told_type"], SENT)
+    which = row.delivery, row.attempt, row.told_type
     match outcome:
         case Sent(receipt):
-            settled.receipt = receipt
+            return Settled(*which, SENT, receipt=receipt)
         case Never(reason):
-            settled.state, settled.reason = FAILED, reason
-        case Later(reason) if settled.attempt < len(schedule):
-            settled.state, settled.reason = RETRYING, reason
-            settled.wait = f"{backoff(schedule, settled.attempt):.3f}"
+            return Settled(*which, FAILED, reason)
+        case Later(reason) if row.attempt < len(schedule):
+            return Settled(*which, RETRYING, reason, wait=f"{backoff(schedule, row.attempt):.3f}")
         case Later(reason):
-            settled.state, settled.reason = DEAD, reason
-    return settled
+            return Settled(*which, DEAD, reason)
 
 
 def backoff(schedule: Sequence[float], attempt: int) -> float:

@@ -58,6 +58,10 @@ UPDATE events e SET accepted_at = now(), body_hash = decode(t.hash, 'hex'), reci
 FROM unnest(%s::text[], %s::text[], %s::jsonb[]) AS t (id, hash, recipients) WHERE e.id = t.id
 RETURNING e.id, e.accepted_at, e.send_at > now()
 """
+_TIMERS = """
+INSERT INTO timers (key, kind, subject, due_at)
+SELECT 'event/' || id, 'event', id, send_at FROM events WHERE id = ANY(%s) ON CONFLICT (key) DO NOTHING
+"""
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 Good = tuple[Arrival, bytes]
@@ -212,7 +216,7 @@ def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
     accept.reject(connection, "sql", rejected)
     connection.execute("DELETE FROM events WHERE id = ANY(%s)", ([id_ for id_, _, _ in rejected],))
     if waiting := [id_ for id_, _, waits in taken if waits]:
-        connection.execute(accept.TIMERS, (waiting,))
+        connection.execute(_TIMERS, (waiting,))
     ready = [
         Accepted(id_, e.type, e.recipients, e.importance, e.group_key, accepted_at)
         for id_, accepted_at, waits in taken

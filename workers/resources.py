@@ -1,5 +1,6 @@
 """What a process opens once, on first use: the pool, the Redis client, the catalog. Nothing opens at import."""
 
+import gc
 from functools import cache
 
 import msgspec
@@ -14,11 +15,21 @@ from workers.settings import settings
 
 POOL_SIZE = 8
 """Connections at most, a process; more than its threads would only wait for each other."""
+_SESSION = {
+    "timezone": "UTC",
+    "statement_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 30_000,
+    # A batch looks up 500 rows by id. Priced as if each were a disk's turn, whole tables would be read instead.
+    "random_page_cost": 1.1,
+    "jit": "off",
+}
 
 
 @cache
 def catalog() -> Catalog:
-    return Catalog.load(settings().templates, settings().hosts)
+    loaded = Catalog.load(settings().templates, settings().hosts)
+    gc.freeze()  # code and templates stay for ever: the collector need not walk through them again and again
+    return loaded
 
 
 @cache
@@ -29,16 +40,17 @@ def redis_client() -> Redis:
 
 @cache
 def pool() -> ConnectionPool:
-    """Statements end after 30 s; waiting for a connection ends after 10 s."""
+    """Each statement commits by itself, unless a transaction was begun. Statements end after 30 s; waiting for a
+    connection ends after 3 s, and whoever waits tries anew: the pool's own tries, at doubling intervals, would find
+    a server late that was away for long."""
     set_json_loads(msgspec.json.decode)
     return ConnectionPool(
         settings().conninfo,
         min_size=1,
         max_size=POOL_SIZE,
-        timeout=10,
-        kwargs={
-            "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=30000"
-        },
+        timeout=3,
+        reconnect_timeout=1,
+        kwargs={"autocommit": True, "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items())},
         open=True,
     )
 

@@ -23,7 +23,7 @@ def catalog() -> Catalog:
 
 @pytest.fixture
 def pool(database_url: str) -> Iterator[ConnectionPool]:
-    with ConnectionPool(database_url, min_size=1, max_size=50, timeout=30) as opened:
+    with ConnectionPool(database_url, kwargs={"autocommit": True}, min_size=1, max_size=50, timeout=30) as opened:
         yield opened
 
 

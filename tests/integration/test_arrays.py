@@ -1,6 +1,7 @@
 """Whatever a batch holds comes out of PostgreSQL as it went in."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.arrays import json, plain, texts
+from pipelines.arrays import array, json
 from workers.embedded import Servers
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -39,13 +40,27 @@ def through(connection: psycopg.Connection, kind: str, value: str) -> Any:
 @given(st.lists(st.none() | TEXT | SYNTAX))
 @example(["NULL", None, "", '"', "\\", "{}", ",", " ", "\x01\x7f\u2028\U0010ffff"])
 def test_texts(connection: psycopg.Connection, values: list[str | None]) -> None:
-    assert through(connection, "text[]", texts(values)) == values
+    assert through(connection, "text[]", array(values)) == values
 
 
 @usual
-@given(st.lists(JSON, max_size=5))
-def test_texts_of_json(connection: psycopg.Connection, values: list[Any]) -> None:
-    assert through(connection, "jsonb[]", texts(json(value) for value in values)) == values
+@given(
+    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
+    st.lists(st.none() | st.booleans()),
+    st.lists(st.none() | st.uuids()),
+    st.lists(st.none() | st.datetimes(datetime(1970, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC))),
+)
+def test_what_is_no_text(
+    connection: psycopg.Connection,
+    numbers: list[int | None],
+    truths: list[bool | None],
+    ids: list[UUID | None],
+    instants: list[datetime | None],
+) -> None:
+    assert through(connection, "bigint[]", array(numbers)) == numbers
+    assert through(connection, "boolean[]", array(truths)) == truths
+    assert through(connection, "uuid[]", array(ids)) == ids
+    assert through(connection, "timestamptz[]", array(instants)) == instants
 
 
 @usual
@@ -55,20 +70,9 @@ def test_json(connection: psycopg.Connection, value: Any) -> None:
 
 
 @usual
-@given(
-    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1)),
-    st.lists(st.none() | st.booleans()),
-    st.lists(st.none() | st.uuids()),
-    st.lists(st.none() | st.floats(allow_nan=False)),
-)
-def test_plain(
-    connection: psycopg.Connection,
-    numbers: list[int | None],
-    truths: list[bool | None],
-    ids: list[UUID | None],
-    floats: list[float | None],
-) -> None:
-    assert through(connection, "bigint[]", plain(numbers)) == numbers
-    assert through(connection, "boolean[]", plain(truths)) == truths
-    assert through(connection, "uuid[]", plain(ids)) == ids
-    assert through(connection, "float8[]", plain(floats)) == floats
+@given(st.lists(JSON, max_size=5))
+def test_documents(connection: psycopg.Connection, values: list[Any]) -> None:
+    """As they come out of one list, each beside what has its place in an array."""
+    query = "SELECT * FROM ROWS FROM (unnest(%s::int[]), jsonb_array_elements(%s::jsonb)) AS d (n, value)"
+    found = connection.execute(query, (array(range(len(values))), json(values))).fetchall()
+    assert found == list(enumerate(values))

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 import pytest
 
 from pipelines.catalog import Catalog
@@ -133,6 +134,27 @@ def test_an_event_that_was_erased_is_left_out(chain: Chain, run: Run, rows: Rows
     assert len(fan_out(batch, chain.use)["web"]) == 1
     run("DELETE FROM events")
     assert fan_out(batch, chain.use) == {}
+
+
+def test_an_event_that_is_erased_meanwhile_leaves_its_notification(
+    chain: Chain, database_url: str, run: Run, rows: Rows, eventually: Callable[..., object]
+) -> None:
+    """Read already and then gone: what was rendered is told, and no delivery is left without its notification."""
+    chain.route({"id": "1"})
+    batch, written = chain.ready({"id": "2"}), list[dict[str, list[UUID]]]()
+    late = threading.Thread(target=lambda: written.append(fan_out(batch, chain.use)))
+    with psycopg.connect(database_url, autocommit=True) as other, other.transaction():
+        other.execute("SELECT FROM inboxes FOR UPDATE")
+        late.start()
+        eventually(lambda: rows("SELECT FROM pg_locks WHERE NOT granted"))
+        run("DELETE FROM events WHERE id = '2'")
+    late.join()
+    (told,) = rows("SELECT * FROM notifications WHERE event_id = '2'")
+    assert (told["title"], told["data"], told["seq"]) == ("New comment from Bob", {}, 2)
+    (delivery,) = written[0]["web"]
+    assert rows("SELECT notification_id FROM deliveries WHERE id = %s", delivery) == [
+        {"notification_id": told["id"]}
+    ]
 
 
 def test_a_batch_that_comes_again_changes_nothing(chain: Chain, dump: Dump) -> None:

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from pipelines.arrays import json, plain, texts
+from pipelines.arrays import array, json
 
 
 @pytest.mark.parametrize(
@@ -12,29 +12,19 @@ from pipelines.arrays import json, plain, texts
     [
         ([], "{}"),
         (["a", "b"], '{"a","b"}'),
-        ([None, "NULL", "null", ""], '{NULL,"NULL","null",""}'),
+        ([None, "NULL", "null", ""], '{null,"NULL","null",""}'),
         (["a,b", "{c}", " d "], '{"a,b","{c}"," d "}'),
         (['say "hi"', "back\\slash", '\\"'], r'{"say \"hi\"","back\\slash","\\\""}'),
-        (["a\nb\t\u2028\U0001f600"], '{"a\nb\t\u2028\U0001f600"}'),
+        (["a\nb\t\u2028\U0001f600", None], '{"a\nb\t\u2028\U0001f600",null}'),
+        ([1, None, -(2**63)], "{1,null,-9223372036854775808}"),
+        ([True, False], "{true,false}"),
+        ([UUID(int=10)], '{"00000000-0000-0000-0000-00000000000a"}'),
+        ([UUID(int=10), "\n"], '{"00000000-0000-0000-0000-00000000000a","\n"}'),
     ],
 )
-def test_texts(values: list[str | None], text: str) -> None:
-    assert texts(values) == text
-    assert texts(iter(values)) == text
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([], "{}"),
-        ([1, None, -(2**63)], "{1,NULL,-9223372036854775808}"),
-        ([True, False], "{True,False}"),
-        ([UUID(int=10)], "{00000000-0000-0000-0000-00000000000a}"),
-    ],
-)
-def test_plain(values: list[object], text: str) -> None:
-    assert plain(values) == text
-    assert plain(iter(values)) == text
+def test_array(values: list[object], text: str) -> None:
+    assert array(values) == text
+    assert array(iter(values)) == text
 
 
 def test_json() -> None:

@@ -55,6 +55,40 @@ def test_three_files_become_content(render: Render) -> None:
     assert content == Content("Hi ada", "x", "/posts/7")
 
 
+def test_what_one_file_sets_is_unknown_to_the_next(render: Render) -> None:
+    assert failure(render, "{{ x }}").endswith(":1: 'x' is undefined")
+    with pytest.raises(TemplateError, match=r"message\.txt\.j2:1: 'x' is undefined"):
+        render("{% set x = 1 %}{{ x }}", "{{ x }}")
+    assert render("{% set range = 1 %}{{ range }}", "{{ range(2) | list }}") == Content("1", "[0, 1]", None)
+
+
+@pytest.mark.parametrize(
+    ("personal", "template"),
+    [
+        (False, "{{ data.recipient }} {{ actor }} 'recipient'"),
+        (False, "{% set recipient = 1 %}{{ recipient }}"),
+        (False, "{% macro m(recipient) %}{{ recipient }}{% endmacro %}{{ m(1) }}"),
+        (True, "{{ recipient }}"),
+        (True, "{% if data %}{% set recipient = 1 %}{% endif %}{{ recipient }}"),
+        (True, "{% for x in data if x == recipient %}{{ x }}{% endfor %}"),
+        (True, "{% macro m() %}{{ recipient }}{% endmacro %}{{ m() }}"),
+        (True, "{% block b %}{{ recipient }}{% endblock %}"),
+        (True, "{{ data | map('default', recipient) | join }}"),
+        (True, "{% include 'x/part.txt.j2' %}"),
+        (True, "{% set name = 'x/part.txt.j2' %}{% include name %}"),
+        (True, "{% import 'x/part.txt.j2' as part with context %}{{ part }}"),
+        (True, "{% extends 'x/part.txt.j2' %}"),
+    ],
+)
+def test_who_is_told_may_change_what_is_said(
+    wording: Callable[..., Wording], personal: bool, template: str
+) -> None:
+    part = {"x/part.txt": "{{ recipient }}"}
+    assert wording(template, **part).personal is personal
+    assert wording(message=template, **part).personal is personal
+    assert wording(url=template, **part).personal is personal
+
+
 def test_text_is_plain_and_never_read_as_a_template(render: Render) -> None:
     text = "{{ 7*7 }} <b>&amp;</b> %s {0.__class__}"
     assert render("{{ data.text }}", "{{ data.text }}", text=text) == Content(text, text, None)

@@ -44,4 +44,4 @@ def send(items: Sequence[Item], redis: Redis) -> list[Outcome]:
         _publish(redis)(keys=channels, args=publications)
     except RedisError as error:
         return [Later(type(error).__name__) for _ in items]
-    return [Sent() for _ in items]
+    return [Sent()] * len(items)
