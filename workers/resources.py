@@ -41,8 +41,8 @@ def redis_client() -> Redis:
 @cache
 def pool() -> ConnectionPool:
     """Each statement commits by itself, unless a transaction was begun. Statements end after 30 s; waiting for a
-    connection ends after 3 s, and whoever waits tries anew: the pool's own tries, at doubling intervals, would find
-    a server late that was away for long."""
+    connection ends after 3 s, and whoever waits tries anew: the pool's own tries come at doubling intervals, and so
+    find a server late that was away for long."""
     set_json_loads(msgspec.json.decode)
     return ConnectionPool(
         settings().conninfo,
