@@ -3,13 +3,15 @@
     python -m tests.benchmarks.listeners PORT PREFIX COUNT
 
 Browser n is the user PREFIX-n. Says `open SECONDS` when all of them are; then, each time when every browser was
-told one more notification, the moment (time.monotonic).
+told one more notification, the moment (time.monotonic). What it needs to open them is made before the time runs.
 """
 
 import asyncio
 import resource
 import sys
 import time
+
+from uvicorn.loops.auto import auto_loop_factory
 
 from tests.benchmarks.client import stream_request
 
@@ -18,8 +20,8 @@ AT_ONCE = 100
 
 
 class Browser(asyncio.Protocol):
-    def __init__(self, user: str, told: "Told") -> None:
-        self._request, self._told = stream_request(user), told
+    def __init__(self, request: bytes, told: "Told") -> None:
+        self._request, self._told = request, told
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,15 +55,18 @@ class Told:
 
 
 async def run(port: int, prefix: str, count: int) -> None:
-    loop, told, slots = asyncio.get_running_loop(), Told(count), asyncio.Semaphore(AT_ONCE)
+    loop, told = asyncio.get_running_loop(), Told(count)
+    waiting = iter([stream_request(f"{prefix}-{n}") for n in range(count)])
 
-    async def browser(n: int) -> None:
-        async with slots:
-            _, made = await loop.create_connection(lambda: Browser(f"{prefix}-{n}", told), "127.0.0.1", port)
+    async def open_some() -> None:
+        for request in waiting:
+            _, made = await loop.create_connection(
+                lambda request=request: Browser(request, told), "127.0.0.1", port
+            )
             await made.opened
 
     began = time.monotonic()
-    await asyncio.gather(*map(browser, range(count)))
+    await asyncio.gather(*(open_some() for _ in range(AT_ONCE)))
     print("open", time.monotonic() - began, flush=True)  # noqa: T201
     await loop.run_in_executor(None, sys.stdin.read)
 
@@ -69,4 +74,5 @@ async def run(port: int, prefix: str, count: int) -> None:
 if __name__ == "__main__":
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop, where it is installed
+        runner.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

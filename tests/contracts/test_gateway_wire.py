@@ -26,7 +26,7 @@ from schema.wire import Group, InboxItem, Publication
 from workers.gateway import watched
 from workers.gateway.connection import Event
 from workers.gateway.refusal import Refused, refuse, unknown
-from workers.gateway.stream import frame
+from workers.gateway.writer import frame
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway"
 AT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)

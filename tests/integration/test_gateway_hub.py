@@ -14,7 +14,7 @@ from schema.wire import Publication
 from workers import embedded
 from workers.gateway.connection import BOUND
 from workers.gateway.hub import Hub
-from workers.gateway.inbox import snapshot
+from workers.gateway.inbox import states
 from workers.gateway.subscriptions import Subscriptions
 
 pytest_plugins = ["tests.integration.gateways"]
@@ -217,16 +217,16 @@ def test_what_comes_between_subscribing_and_reading_is_told_once(inboxes, open_h
     """The reading is held at both ends of its query, while rows are committed and published."""
     reached, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow_snapshot(*arguments):
+    async def slow_states(*arguments):
         await asyncio.to_thread(inboxes.tell, "ada", "before the query")
-        found = await snapshot(*arguments)
+        found = await states(*arguments)
         await asyncio.to_thread(inboxes.tell, "ada", "after the query")
         reached.set()
         await go_on.wait()
         return found
 
     async def scenario():
-        monkeypatch.setattr("workers.gateway.hub.inbox.snapshot", slow_snapshot)
+        monkeypatch.setattr("workers.gateway.states.inbox.states", slow_states)
         async with open_hub() as hub:
             browser = Browser(hub)
             opening = asyncio.create_task(browser.open(after=0))
@@ -239,6 +239,36 @@ def test_what_comes_between_subscribing_and_reading_is_told_once(inboxes, open_h
             assert browser.seqs() == [1, 2]
             assert browser.counts()[-1] == b'{"count":2}'
             browser.leave()
+
+    asyncio.run(scenario())
+
+
+def test_many_who_come_at_once_are_read_together(inboxes, open_hub, monkeypatch):
+    """Two tabs each, as after a restart; one of the second tabs leaves before it is answered."""
+    asked = []
+
+    async def counted(db, users):
+        asked.append(len(users))
+        return await states(db, users)
+
+    async def scenario():
+        monkeypatch.setattr("workers.gateway.states.inbox.states", counted)
+        for number in range(50):
+            for _ in range(number % 3):
+                inboxes.write(f"user-{number}")
+        async with open_hub() as hub:
+            browsers = [Browser(hub, f"user-{n}") for n in range(50) for _ in range(2)]
+            opening = [asyncio.create_task(browser.open()) for browser in browsers]
+            while not asked:
+                await asyncio.sleep(0)
+            opening[1].cancel()
+            await asyncio.wait(opening)
+            assert opening[1].cancelled()
+            for number, browser in enumerate(browsers):
+                if number != 1:
+                    assert browser.counts() == [b'{"count":%d}' % (number // 2 % 3)]
+                browser.leave()
+            assert len(asked) < 10
 
     asyncio.run(scenario())
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import msgspec
 import pytest
 import socketio
 
@@ -405,3 +406,22 @@ def test_a_gateway_that_stops_says_goodbye(start, environment, settings, eventua
 
     asyncio.run(scenario())
     assert [line for line in process.lines() if line["level"] in ("warning", "error")] == []
+
+
+def test_a_burst_to_one_user_does_not_close_a_socket_that_reads(gateway, name, until):
+    """300 publications in one packet, as deliver-web sends them."""
+
+    async def scenario():
+        async with connected(gateway, auth(gateway, name), ["websocket"]) as tab:
+            await until(lambda: tab.count() == 0)
+            told = [gateway.inboxes.write(name) for _ in range(300)]
+            pipe = gateway.inboxes.redis.pipeline(transaction=False)
+            for publication in told:
+                pipe.publish(f"tocsin:user:{name}", msgspec.json.encode(publication))
+            pipe.execute()
+            await until(lambda: len(tab.seqs()) >= 300)
+            assert tab.seqs() == list(range(1, 301))
+            await until(lambda: tab.count() == 300)
+            assert tab.left == []
+
+    asyncio.run(scenario())

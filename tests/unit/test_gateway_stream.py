@@ -1,4 +1,4 @@
-"""Server-sent events as bytes, and the loop that writes them, driven as an ASGI server drives it."""
+"""Server-sent events as bytes, and how they are written, driven as an ASGI server drives it."""
 
 import asyncio
 import time
@@ -6,9 +6,10 @@ import time
 import pytest
 from starlette.requests import Request
 
-from workers.gateway import stream
+from workers.gateway import writer
 from workers.gateway.connection import Connection, Event
-from workers.gateway.stream import NOWHERE, Gone, Stream, Writer, first_frame, frame, last_seen
+from workers.gateway.stream import NOWHERE, first_frame, last_seen
+from workers.gateway.writer import Blocked, Gone, Writer, frame
 
 
 def request(header=None, query=""):
@@ -55,67 +56,134 @@ def test_the_first_block_has_an_id_and_a_time_that_differs():
         assert 1000 <= int(retry.removeprefix("retry: ")) <= 4000
 
 
-def test_a_sleeping_writer_is_woken_by_news_by_time_and_by_going():
-    async def scenario():
-        gone = asyncio.Event()
-        asked = 0
+class Server:
+    """An ASGI server with one browser: as uvicorn does, it waits for room before it writes."""
 
-        async def receive():
-            nonlocal asked
-            asked += 1
-            if asked == 1:
-                return {"type": "http.request", "body": b"", "more_body": False}
-            await gone.wait()
-            return {"type": "http.disconnect"}
+    def __init__(self, expires=4e9):
+        self.written, self.asked = [], 0
+        self.gone, self.room = asyncio.Event(), asyncio.Event()
+        self.room.set()
+        self.writer = Writer(self.receive, self.send)
+        self.connection = self.writer.connection = Connection("ada", expires, "sse", self.writer.wake)
+        self.connection.begin(0, 0, Event("gap", b"{}"))
 
-        async def send(message):
-            raise AssertionError(message)
+    async def receive(self):
+        self.asked += 1
+        if self.asked == 1:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
 
-        writer = Writer(receive, send)
-        writer.wake()  # nobody sleeps: nothing happens
+    async def send(self, message):
+        await self.room.wait()
+        self.written.append(message["body"])
+
+    def push(self, *seqs):
+        self.connection.push([told(seq) for seq in seqs])
+
+
+def told(seq):
+    return Event("notification", b"{}", seq)
+
+
+def run(scenario):
+    async def bounded():
         async with asyncio.timeout(5):
-            asyncio.get_running_loop().call_soon(writer.wake)
-            asyncio.get_running_loop().call_soon(writer.wake)
-            await writer.sleep(1000)
-            await writer.sleep(0.01)
-            asyncio.get_running_loop().call_soon(gone.set)
-            with pytest.raises(Gone):
-                await writer.sleep(1000)
+            await scenario()
 
-    asyncio.run(scenario())
+    asyncio.run(bounded())
 
 
-def test_a_write_that_nobody_reads_is_given_up(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCKED", 0.01)
+def test_news_are_written_past_the_sleeping_task_and_together():
+    async def scenario():
+        server = Server()
+        server.push(1)  # nobody sleeps: whoever goes to sleep looks first
+        assert server.connection.take() == [told(1)]
+        sleeping = asyncio.create_task(server.writer.sleep())
+        await asyncio.sleep(0)
+        for seq in (2, 3):
+            server.push(seq)
+        count = Event("unread-count", b"1", version=3)
+        server.connection.push_count(count)
+        await asyncio.sleep(0)
+        assert server.written == [frame(told(2)) + frame(told(3)) + frame(count)]
+        server.push(4)
+        await asyncio.sleep(0)
+        assert server.written[1:] == [frame(told(4))]
+        assert server.asked == 2, "the task slept all the while"
+        sleeping.cancel()
+
+    run(scenario)
+
+
+def test_what_there_is_no_room_for_is_written_when_there_is_and_in_order():
+    async def scenario():
+        server = Server()
+        sleeping = asyncio.create_task(server.writer.sleep())
+        await asyncio.sleep(0)
+        server.room.clear()
+        server.push(*range(1, 121))
+        while server.writer._sleep:
+            await asyncio.sleep(0)
+        assert server.written == []
+        server.push(121)
+        server.room.set()
+        await sleeping
+        assert len(server.written) == 3, "not all in one piece"
+        assert b"".join(server.written) == b"".join(frame(told(seq)) for seq in range(1, 121))
+        assert server.connection.take() == [told(121)], "what came meanwhile is for the task"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ping", [20.0, 0.01])
+def test_who_does_not_read_is_found_out(monkeypatch, ping):
+    """With something to tell, or with a comment only."""
+    monkeypatch.setattr(writer, "BLOCKED", 0.01)
+    monkeypatch.setattr(writer, "PING", ping)
 
     async def scenario():
-        async def send(message):
-            await asyncio.Event().wait()
+        server = Server()
+        server.room.clear()
+        sleeping = asyncio.create_task(server.writer.sleep())
+        await asyncio.sleep(0)
+        if ping > 1:
+            server.push(1)
+        with pytest.raises(Blocked):
+            await sleeping
+        with pytest.raises(Blocked):
+            await server.writer.body(b"x")
+        assert server.written == []
 
-        with pytest.raises(stream.Blocked):
-            await Writer(send, send).body(b"x")
+    run(scenario)
 
-    asyncio.run(scenario())
+
+def test_the_task_is_woken_by_the_end_by_expiry_and_by_going():
+    async def scenario():
+        ended, expired, gone = Server(), Server(time.time() + 0.05), Server()
+        sleeping = [asyncio.create_task(server.writer.sleep()) for server in (ended, expired, gone)]
+        await asyncio.sleep(0)
+        ended.connection.end("shutdown")
+        await sleeping[0]
+        await sleeping[1]
+        assert time.time() >= expired.connection.expires
+        gone.gone.set()
+        with pytest.raises(Gone):
+            await sleeping[2]
+        assert ended.written == expired.written == gone.written == []
+
+    run(scenario)
 
 
 def test_silence_is_broken_by_a_comment(monkeypatch):
-    """The whole loop of a stream that has nothing to tell, until its token expires."""
-    monkeypatch.setattr(stream, "PING", 0.01)
-    written = []
+    monkeypatch.setattr(writer, "PING", 0.01)
+    server = None
 
     async def scenario():
-        async def receive():
-            await asyncio.Event().wait()
+        nonlocal server
+        server = Server(time.time() + 0.6)
+        await server.writer.sleep()
 
-        async def send(message):
-            written.append(message["body"])
-
-        connection = Connection("ada", time.time() + 0.2, "sse", lambda: None)
-        connection.begin(0, 0, Event("gap", b"{}"))
-        async with asyncio.timeout(5):
-            await Stream._tell(connection, Writer(receive, send), [Event("unread-count", b"{}")])
-
-    asyncio.run(scenario())
-    assert written[0] == b"event: unread-count\ndata: {}\n\n"
-    assert len(written) > 3
-    assert set(written[1:]) == {b": ping\n\n"}
+    run(scenario)
+    assert len(server.written) > 3
+    assert set(server.written) == {b": ping\n\n"}

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from workers.gateway import counters
 
@@ -10,8 +11,7 @@ BOUND = 64
 """Events that may wait for a connection. One that has as many is closed when the next comes; it may resume."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something to tell a browser. `data` is JSON; `seq` is where the inbox stands after it, when it says so;
     `version` is the inbox's, where age matters."""
 

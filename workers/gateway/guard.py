@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Send
 
-from workers.gateway.stream import BLOCKED
+from workers.gateway.writer import BLOCKED
 
 
 class Guard:

@@ -28,6 +28,7 @@ from workers.gateway import counters, inbox
 from workers.gateway.connection import Connection, Event
 from workers.gateway.inbox import Pool
 from workers.gateway.refusal import Refused
+from workers.gateway.states import States
 from workers.gateway.subscriptions import Subscriptions
 from workers.gateway.tasks import Tasks
 from workers.gateway.watched import Watched, gap, notification, unread_count
@@ -65,6 +66,7 @@ class Hub:
         self._redis_is_back = asyncio.Event()
         self._subscriptions = Subscriptions(redis_url, self._heard, self._redis_is_back.set)
         self._tasks = Tasks()
+        self._states = States(pool, self._tasks)
 
     async def start(self) -> None:
         self._tasks.spawn(self._subscriptions.run())
@@ -101,17 +103,28 @@ class Hub:
         `after`: the last place this browser has seen. Raises psycopg.OperationalError: Postgres is away."""
         channel = user_channel(connection.user).encode()
         await self._subscriptions.add(channel)
-        async with self._pool.connection() as db:
-            found = await inbox.snapshot(db, connection.user, after, self._window)
+        state = await self._states.of(connection.user)
+        missed = await self._missed(connection.user, after, state.seq)
         watched = self._watched[channel]
-        now = watched.read(found.state)
-        connection.begin(found.state.seq, found.state.version, reload=gap("changed"))
+        now = watched.read(state)
+        connection.begin(state.seq, state.version, reload=gap("changed"))
         self._fetch(watched)
         events = [unread_count(now.unread, now.version)]
-        if found.items is None:
+        if missed is None:
             return Opening(now.seq, [*events, gap("too far back", now.seq)])
-        events += [notification(item) for item in found.items]
+        events += [notification(item) for item in missed]
         return Opening(now.seq if after is None else after, events)
+
+    async def _missed(self, user: str, after: int | None, upto: int) -> list[InboxItem] | None:
+        """What came since the place `after`; None when it is too much, or when the inbox never was there. A group
+        that moved on meanwhile is missing: its new place is beyond `upto`, and told live."""
+        if after is None or after == upto:
+            return []
+        if after > upto:
+            return None
+        async with self._pool.connection() as db:
+            found = await inbox.after(db, [(user, after, upto)], self._window)
+        return [item for _, item in found] if len(found) <= self._window else None
 
     def leave(self, connection: Connection) -> None:
         watched = self._watched[user_channel(connection.user).encode()]

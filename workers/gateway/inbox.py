@@ -51,14 +51,6 @@ class State(NamedTuple):
     unread: int = 0
 
 
-class Snapshot(NamedTuple):
-    """`items`: the rows after the place asked for, oldest first; None when they are too many, or when the inbox
-    never was at that place."""
-
-    state: State
-    items: list[InboxItem] | None
-
-
 def item(row: Sequence[Any], seq: int | None = None) -> InboxItem:
     """A row of _COLUMNS. A member of a group has no place of its own: it is given the group's, `seq`."""
     read_at: datetime | None = row[10]
@@ -99,17 +91,6 @@ async def after(db: Db, places: Sequence[tuple[str, int, int]], window: int) -> 
     users, begins, ends = zip(*places, strict=True) if places else ((), (), ())
     rows = await db.execute(_AFTER, (list(users), list(begins), list(ends), window + 1))
     return [(user, item(columns)) async for user, *columns in rows]
-
-
-async def snapshot(db: Db, user: str, place: int | None, window: int) -> Snapshot:
-    """The inbox now, and what came after `place`; None: nothing is wanted. A group that moves on between the two
-    queries is missing here: its new place is beyond the snapshot's, and told live."""
-    now = await state(db, user)
-    if place is None or place == now.seq:
-        return Snapshot(now, [])
-    found = await after(db, [(user, place, now.seq)], window) if place < now.seq else []
-    within = place < now.seq and len(found) <= window
-    return Snapshot(now, [shown for _, shown in found] if within else None)
 
 
 async def page(

@@ -35,8 +35,9 @@ from workers.gateway.connection import Connection, Event
 from workers.gateway.guard import Guard
 from workers.gateway.hub import Hub
 from workers.gateway.refusal import Refused, refuse, unknown
-from workers.gateway.stream import BLOCKED, NOWHERE, Blocked, Gone
+from workers.gateway.stream import NOWHERE
 from workers.gateway.tasks import Tasks
+from workers.gateway.writer import BLOCKED, Blocked, Gone
 
 AUTHENTICATE = 6.0
 """Seconds a socket may take to say who it is."""

@@ -10,8 +10,7 @@ Whoever comes with `Last-Event-ID` (or `?lastEventId=`) is told what came after 
 block has an `id` and no data: a browser keeps the place although nothing happened yet.
 
 Written on bare ASGI because of its size: on this stack sse-starlette takes 44 KiB a connection and a bare
-response 29, and the budget is 35. A connection is the one task uvicorn made for it; it waits in `receive`, which
-also tells when the browser is gone, and is woken by moving the deadline of that wait.
+response 29, and the budget is 35. How it is written says workers/gateway/writer.py.
 """
 
 import asyncio
@@ -20,32 +19,21 @@ import random
 import time
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from workers.gateway import counters
 from workers.gateway.auth import Auth
-from workers.gateway.connection import Connection, Event
-from workers.gateway.hub import Hub
+from workers.gateway.hub import Hub, Opening
 from workers.gateway.refusal import Refused
+from workers.gateway.writer import Blocked, Gone, Writer, pieces
 
-PING = 20.0
-"""Seconds of silence after which a comment is sent; proxies cut what is silent for 30."""
-BLOCKED = 10.0
-"""Seconds a write may wait for a reader."""
 NOWHERE = 2**63 - 1
 """A place no inbox is ever at: what an unreadable Last-Event-ID means."""
-_AT_ONCE = 50
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
 ]
-
-
-def frame(event: Event) -> bytes:
-    place = b"" if event.seq is None else b"id: %d\n" % event.seq
-    return b"event: %b\n%bdata: %b\n\n" % (event.name.encode(), place, event.data)
 
 
 def first_frame(place: int) -> bytes:
@@ -59,52 +47,6 @@ def last_seen(request: Request) -> int | None:
     if not given:
         return None
     return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else NOWHERE
-
-
-class Gone(Exception):
-    """The browser left."""
-
-
-class Blocked(Exception):
-    """The browser did not read for too long."""
-
-
-class Writer:
-    """Writes to one browser, and sleeps until there is something to write."""
-
-    __slots__ = ("_receive", "_send", "_sleep")
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
-        self._sleep: asyncio.Timeout | None = None
-
-    async def write(self, message: Message) -> None:
-        """Raises Blocked."""
-        try:
-            async with asyncio.timeout(BLOCKED):
-                await self._send(message)
-        except TimeoutError:
-            raise Blocked from None
-
-    async def body(self, body: bytes, more: bool = True) -> None:
-        await self.write({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def sleep(self, seconds: float) -> None:
-        """Until `wake`, or for so long. Raises Gone."""
-        try:
-            async with asyncio.timeout(seconds) as self._sleep:
-                while (await self._receive())["type"] != "http.disconnect":
-                    continue
-                raise Gone
-        except TimeoutError:
-            return
-        finally:
-            self._sleep = None
-
-    def wake(self) -> None:
-        if self._sleep:
-            self._sleep.reschedule(0)
-            self._sleep = None
 
 
 class Stream:
@@ -121,13 +63,17 @@ class Stream:
         place = last_seen(request)
         writer = Writer(receive, send)
         connection = self._hub.admit(identity.user, identity.expires, "sse", writer.wake)
+        writer.connection = connection
         abort = scope.get("tocsin.abort")
         del request, scope
         try:
-            opening = await self._hub.open(connection, place)
-            await writer.write({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await writer.body(first_frame(opening.place))
-            await self._tell(connection, writer, opening.events)
+            await self._begin(writer, await self._hub.open(connection, place))
+            while not connection.ended and time.time() < connection.expires:
+                if events := connection.take():
+                    for piece in pieces(events):
+                        await writer.body(piece)
+                else:
+                    await writer.sleep()
             await writer.body(b"", more=False)
         except Gone:
             return
@@ -135,26 +81,15 @@ class Stream:
             connection.end("slow")
             if abort:
                 abort()
-                with contextlib.suppress(Gone):
-                    await writer.sleep(1)  # until uvicorn has noticed: it complains of half an answer
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await writer.gone()  # until uvicorn has noticed: it complains of half an answer
         finally:
             self._hub.leave(connection)
 
     @staticmethod
-    async def _tell(connection: Connection, writer: Writer, events: list[Event]) -> None:
-        """Until the token expires or the hub ends the connection. Raises Gone, Blocked."""
-        while True:
-            for begin in range(0, len(events), _AT_ONCE):
-                some = events[begin : begin + _AT_ONCE]
-                await writer.body(b"".join(map(frame, some)))
-                for event in some:
-                    counters.SENT[event.name].inc()
-            left = connection.expires - time.time()
-            if connection.ended or left <= 0:
-                return
-            events = connection.take()
-            if not events:
-                await writer.sleep(min(PING, left))
-                events = connection.take()
-                if not events and not connection.ended:
-                    await writer.body(b": ping\n\n")
+    async def _begin(writer: Writer, opening: Opening) -> None:
+        await writer.write({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        first, *more = pieces(opening.events)
+        for piece in (first_frame(opening.place) + first, *more):
+            await writer.body(piece)
