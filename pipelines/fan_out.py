@@ -6,7 +6,7 @@ comes twice changes nothing the second time. seq follows the order of commits: t
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -96,29 +96,27 @@ class Delivery(NamedTuple):
 
 def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
     """Writes the batch; returns the deliveries to send, by channel (none for what was written before)."""
+    users = {n.recipient for n in batch}
     with use.pool.connection() as connection:
-        contents = read_contents(connection, {n.event_id for n in batch})
-    composed = [compose(n, contents[n.event_id], use.catalog) for n in batch if n.event_id in contents]
-    if not composed:
-        return {}
-    rows = [row for _, row in composed]
-    with use.pool.connection() as connection:
-        locked = lock(connection, rows)
-        while missing := {row.user_id for row in rows} - locked.inboxes.keys():
+        found = begin(connection, batch, users)
+        while missing := users - found.inboxes.keys():
             connection.commit()  # whoever makes people holds no lock meanwhile
             make_users(connection, missing)
-            locked = lock(connection, rows)
-        fresh = {row.id: (n, row) for n, row in composed if row.id not in locked.present}
-        if not fresh:
+            found = begin(connection, batch, users)
+        rows, deliveries = dict[UUID, Row](), list[Delivery]()
+        for addressed in batch:
+            content = found.contents.get(addressed.event_id)
+            if content is None or addressed.id in found.present or addressed.id in rows:
+                continue
+            n, row = compose(addressed, content, use.catalog)
+            place(n, row, found.inboxes[row.user_id], milliseconds_of(content.now), use.catalog)
+            rows[row.id] = row
+            reason = UNRENDERABLE if row.error else None
+            deliveries += [Delivery(delivery_id(row.id, channel), row, channel, reason) for channel in n.open]
+        if not rows:
+            connection.rollback()
             return {}
-        for n, row in fresh.values():
-            place(n, row, locked.inboxes[row.user_id], milliseconds_of(locked.now), use.catalog)
-        deliveries = [
-            Delivery(delivery_id(row.id, channel), row, channel, UNRENDERABLE if row.error else None)
-            for n, row in fresh.values()
-            for channel in n.open
-        ]
-        write(connection, {id_: row for id_, (_, row) in fresh.items()}, deliveries, locked.inboxes, use)
+        write(connection, rows, deliveries, found.inboxes, use)
     to_send: dict[str, list[UUID]] = defaultdict(list)
     for delivery in deliveries:
         if not delivery.reason:
@@ -126,32 +124,28 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
     return dict(to_send)
 
 
-def read_contents(connection: Connection, events: set[str]) -> dict[str, Content]:
-    """By event; one that is gone (erased, pruned) is left out."""
-    return {
-        id_: Content(msgspec.json.decode(data), *rest)
-        for id_, data, *rest in connection.execute(_CONTENT, (array(events),))
-    }
+class Found(NamedTuple):
+    """What the batch's events hold, without those that are gone (erased, pruned); the recipients' inboxes, as far
+    as they exist; notifications that are already written."""
 
-
-class Locked(NamedTuple):
-    """The recipients' inboxes, as far as they exist; notifications that are already written; the time."""
-
+    contents: dict[str, Content]
     inboxes: dict[str, Inbox]
     present: set[UUID]
-    now: datetime
 
 
-def lock(connection: Connection, rows: list[Row]) -> Locked:
+def begin(connection: Connection, batch: list[Notification], users: set[str]) -> Found:
     """Begins a transaction, with locks in the order of users' ids, so that batches never wait for each other in a
     circle."""
     with connection.pipeline():
         connection.execute("BEGIN")
-        locked = connection.execute(_LOCK, (array({row.user_id for row in rows}),))
-        present = connection.execute(_PRESENT, (array(row.id for row in rows),))
-        now = connection.execute("SELECT now()")
-    inboxes = {user: Inbox(seq, unread, windows) for user, seq, unread, windows in locked}
-    return Locked(inboxes, {id_ for (id_,) in present}, next(now)[0])
+        contents = connection.execute(_CONTENT, (array({n.event_id for n in batch}),))
+        locked = connection.execute(_LOCK, (array(users),))
+        present = connection.execute(_PRESENT, (array(n.id for n in batch),))
+    return Found(
+        {id_: Content(msgspec.json.decode(data), *rest) for id_, data, *rest in contents},
+        {user: Inbox(seq, unread, windows) for user, seq, unread, windows in locked},
+        {id_ for (id_,) in present},
+    )
 
 
 def make_users(connection: Connection, users: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import psycopg
 import redis
@@ -15,11 +16,23 @@ INTERVAL = 1.0
 """Seconds between two looks at Postgres, unless looking takes long."""
 SHARE = 0.02
 """Part of its time that the API looks; the longer a look takes, the rarer it is."""
-LONG = {PIPELINE: 200, PIPELINE_BULK: 1000}
-"""Messages in the queues where events begin, above which readers of the stream pause; a message holds up to 500
-notifications. Large events may wait in greater number, since everybody else's wait behind the pause."""
+LONG = {PIPELINE: 1_000_000, PIPELINE_BULK: 50_000_000}
+"""Bytes of the messages that wait where events begin, above which readers of the stream pause: a notification is
+100 to 200. Few: what is read too early waits in front of what comes over HTTP. Large events may wait in greater
+number, since everybody else's wait behind the pause."""
 SHORT = 0.5
 """Part of them at which the readers go on."""
+_WAITING = """
+local found = {}
+for _, queue in ipairs(KEYS) do
+  local bytes = 0
+  for _, id in ipairs(redis.call('LRANGE', queue, 0, 999)) do
+    bytes = bytes + redis.call('HSTRLEN', queue .. '.msgs', id)
+  end
+  table.insert(found, bytes)
+end
+return found
+"""
 
 _NO_OTHER_PLAN = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
 """Only the partial index may be walked: the walk ends at the limit, however large the table is."""
@@ -63,17 +76,13 @@ class Chain:
     that can be closed."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._client = client
+        self._waiting = client.register_script(_WAITING)
         self._busy = False
 
     def is_busy(self) -> bool:
         """One trip. Raises redis.RedisError."""
-        pipe = self._client.pipeline(transaction=False)
-        for queue in LONG:
-            pipe.llen(f"{NAMESPACE}:{queue}")
-        waiting = dict(zip(LONG, pipe.execute(), strict=True))
-        busy = any(waiting[queue] > long * (SHORT if self._busy else 1) for queue, long in LONG.items())
-        if busy != self._busy:
-            self._busy = busy
-            logger().info("stream_waits_for_the_chain" if busy else "stream_goes_on", messages=waiting)
-        return busy
+        answer: Any = self._waiting(keys=[f"{NAMESPACE}:{queue}" for queue in LONG])
+        waiting: dict[str, int] = dict(zip(LONG, answer, strict=True))
+        part = SHORT if self._busy else 1
+        self._busy = any(bytes_ > part * LONG[queue] for queue, bytes_ in waiting.items())
+        return self._busy

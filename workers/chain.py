@@ -1,4 +1,4 @@
-"""The chain as actors: one per stage, then fan_out; each sends its batch on to the next. Large work takes a lane
+"""The chain as actors: one per stage, then fan_out; each passes its batch on to the next. Large work takes a lane
 of its own, in one step.
 
 Consumes   schema.wire.Batch, one or several
@@ -8,8 +8,9 @@ Waits      while Postgres or Redis is away, with its batch in hand
 Fails as   a dead letter after three more tries (workers/middleware.py); the clock rescues its events meanwhile
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import dramatiq
 import msgspec
@@ -33,49 +34,35 @@ BULK = 100
 LANES = ((PIPELINE, 1, BULK), (PIPELINE_BULK, BULK + 1, MAX_RECIPIENTS))
 """Where an event begins, by its recipients: queue, fewest, most."""
 
-Hop = dramatiq.Actor[..., None]
+SMALL = 50
+"""Notifications; a batch with no more goes on to the next stage in place. A way through Redis takes 2 ms and three
+times the work of a stage; it pays when it lets another process take a large batch over."""
+
+Work = Callable[[list[Notification]], None]
 
 
-def begin(messages: Sequence[msgspec.Raw]) -> list[Notification]:
-    """What several messages carry, as one batch."""
-    batch = [n for message in messages for n in read(message, Batch).notifications]
-    bind_contextvars(items=len(batch))
-    return batch
+class Hop(NamedTuple):
+    """A stage, or the end of the chain: `actor` takes messages from its queue, `work` does what it does."""
+
+    actor: dramatiq.Actor[..., None]
+    work: Work
+
+    def take(self, batch: list[Notification]) -> None:
+        if len(batch) <= SMALL:
+            self.work(batch)
+        else:
+            patiently(lambda: send(batch, self.actor))
 
 
-def send(batch: list[Notification], to: Hop) -> None:
-    to.send_with_options(args=(Batch(batch),), items=len(batch))
-
-
-def finish(batch: list[Notification]) -> None:
-    written = patiently(lambda: write_out(batch, resources()))
-    for channel, deliveries in written.items():
-        patiently(partial(send_deliveries, channel, deliveries))
-
-
-@dramatiq.actor(queue_name=PIPELINE_NEXT, priority=0)
-def fan_out(*messages: msgspec.Raw) -> None:
-    finish(begin(messages))
-
-
-@dramatiq.actor(queue_name=PIPELINE_BULK)
-def bulk(*messages: msgspec.Raw) -> None:
-    """The whole chain at once: what is large already gains nothing by waiting in four queues."""
-    batch = begin(messages)
-    for stage in STAGES:
-        batch = patiently(partial(stage, batch, resources()))
-    finish(batch)
-
-
-def declare(stage: Stage, following: Hop, queue: str, priority: int) -> Hop:
-    """The actor of a stage; its name is the stage's, and a wire name: never rename it in place."""
+def declare(name: str, work: Work, queue: str, priority: int = 0) -> Hop:
+    """An actor; its name is a wire name: never rename it in place."""
 
     def hop(*messages: msgspec.Raw) -> None:
-        batch = begin(messages)
-        narrowed = patiently(lambda: stage(batch, resources()))
-        patiently(lambda: send(narrowed, following))
+        batch = [n for message in messages for n in read(message, Batch).notifications]
+        bind_contextvars(items=len(batch))
+        work(batch)
 
-    return dramatiq.actor(actor_name=stage.__name__, queue_name=queue, priority=priority)(hop)
+    return Hop(dramatiq.actor(actor_name=name, queue_name=queue, priority=priority)(hop), work)
 
 
 def link(stages: Sequence[Stage], last: Hop) -> Hop:
@@ -83,11 +70,37 @@ def link(stages: Sequence[Stage], last: Hop) -> Hop:
     hop = last
     for place, stage in reversed(list(enumerate(stages, 1))):
         queue = PIPELINE if place == 1 else PIPELINE_NEXT
-        hop = declare(stage, hop, queue, priority=len(stages) + 1 - place)
+        hop = declare(stage.__name__, narrowing(stage, hop), queue, priority=len(stages) + 1 - place)
     return hop
 
 
-first_stage: Hop = link(STAGES, fan_out)
+def narrowing(stage: Stage, following: Hop) -> Work:
+    def work(batch: list[Notification]) -> None:
+        following.take(patiently(lambda: stage(batch, resources())))
+
+    return work
+
+
+def end(batch: list[Notification]) -> None:
+    written = patiently(lambda: write_out(batch, resources()))
+    for channel, deliveries in written.items():
+        patiently(partial(send_deliveries, channel, deliveries))
+
+
+def whole(batch: list[Notification]) -> None:
+    """All stages in one step: what is large already gains nothing by waiting in four queues."""
+    for stage in STAGES:
+        batch = patiently(partial(stage, batch, resources()))
+    end(batch)
+
+
+fan_out = declare("fan_out", end, PIPELINE_NEXT)
+first_stage = link(STAGES, fan_out)
+bulk = declare("bulk", whole, PIPELINE_BULK)
+
+
+def send(batch: list[Notification], to: dramatiq.Actor[..., None]) -> None:
+    to.send_with_options(args=(Batch(batch),), items=len(batch))
 
 
 def start(events: Sequence[Accepted]) -> None:
@@ -100,11 +113,11 @@ def start(events: Sequence[Accepted]) -> None:
         notifications = address(event, catalog())
         if len(notifications) > BULK:
             for first in range(0, len(notifications), BATCH):
-                send(notifications[first : first + BATCH], bulk)
+                send(notifications[first : first + BATCH], bulk.actor)
             continue
         if len(small) + len(notifications) > BATCH:
-            send(small, first_stage)
+            send(small, first_stage.actor)
             small = []
         small += notifications
     if small:
-        send(small, first_stage)
+        send(small, first_stage.actor)

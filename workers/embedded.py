@@ -120,6 +120,7 @@ def _start_postgres(home: Path, lock: int, durable: bool) -> tuple[Process, int]
     (data / "postmaster.pid").unlink(missing_ok=True)
     command = [*prefix, _program(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", "PORT"]
     options = {"unix_socket_directories": "", "max_connections": "200", "timezone": "UTC"}
+    options |= {"shared_buffers": "512MB", "max_wal_size": "4GB", "wal_compression": "on"}
     if not durable:
         options |= {"fsync": "off", "full_page_writes": "off"}
     command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]

@@ -22,13 +22,16 @@ _SESSION = {
     # A batch looks up 500 rows by id. Priced as if each were a disk's turn, whole tables would be read instead.
     "random_page_cost": 1.1,
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 
 
 @cache
 def catalog() -> Catalog:
     loaded = Catalog.load(settings().templates, settings().hosts)
-    gc.freeze()  # code and templates stay for ever: the collector need not walk through them again and again
+    # A batch is thousands of objects that all go together. Code and templates stay for ever.
+    gc.set_threshold(20_000, 20, 50)
+    gc.freeze()
     return loaded
 
 
@@ -41,7 +44,7 @@ def redis_client() -> Redis:
 @cache
 def pool() -> ConnectionPool:
     """Each statement commits by itself, unless a transaction was begun. Statements end after 30 s; waiting for a
-    connection ends after 3 s, and whoever waits tries anew: the pool's own tries come at doubling intervals, and so
+    connection ends after 3 s, and whoever waits tries anew: the pool's own come at doubling intervals, so they
     find a server late that was away for long."""
     set_json_loads(msgspec.json.decode)
     return ConnectionPool(

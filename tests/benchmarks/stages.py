@@ -144,7 +144,7 @@ def child(batches: int) -> None:
 
     def hop(batch: list[Notification]) -> list[Notification]:
         """What the queue does to a batch: out of one process, into the next."""
-        message = Message.decode(first_stage.message(Batch(batch)).encode())
+        message = Message.decode(first_stage.actor.message(Batch(batch)).encode())
         return read(message.args[0], Batch).notifications
 
     for number in range(batches):

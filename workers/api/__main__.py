@@ -9,7 +9,7 @@ import uvicorn
 from workers import log
 from workers.api.app import create_app
 from workers.resources import redis_client
-from workers.serving import serve
+from workers.serving import Server, serve
 from workers.settings import settings
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5
     )
-    serve(uvicorn.Server(config), listener, redis_client(), "api")
+    serve(Server(config), listener, redis_client(), "api")
 
 
 if __name__ == "__main__":

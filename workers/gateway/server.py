@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from workers import serving
 from workers.gateway.app import Gateway
 
 HEAD_SECONDS = 10.0
@@ -23,8 +24,6 @@ CLOSE_SECONDS = 1.0
 DEAD_AFTER = 20_000
 """Milliseconds in which the other end has to acknowledge something."""
 BACKLOG = 2048
-TICK = 0.5
-"""Seconds until it notices that it should end, at most."""
 
 
 class Http(HttpToolsProtocol):
@@ -76,7 +75,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.close_timeout = CLOSE_SECONDS
 
 
-class Server(uvicorn.Server):
+class Server(serving.Server):
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         super().__init__(
@@ -94,11 +93,6 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=2,
             )
         )
-
-    async def main_loop(self) -> None:
-        """uvicorn's, which asks ten times a second whether it should end: most of what an idle gateway costs."""
-        while not await self.on_tick(0):
-            await asyncio.sleep(TICK)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.hub.end_all("shutdown")
