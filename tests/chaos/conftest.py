@@ -25,10 +25,11 @@ TICK = {
 
 @dataclass(frozen=True)
 class Severity:
-    """`rate` in events a second; the other numbers are seconds: the least a test sends events before the fault,
-    how long a worker is stopped, and how long a server is away."""
+    """`rate` in events a second; the other numbers are seconds: the least a test sends events, in all and before
+    the fault, how long a worker is stopped, and how long a server is away."""
 
     rate: int
+    lasts: float
     before: float
     stopped: float
     away: float
@@ -39,8 +40,8 @@ def severity() -> Severity:
     """For CI; for all that is promised, set CHAOS_RATE=500 CHAOS_SECONDS=30."""
     rate = int(os.environ.get("CHAOS_RATE", "100"))
     if seconds := float(os.environ.get("CHAOS_SECONDS", "0")):
-        return Severity(rate, seconds / 3, 2 * seconds, seconds * 2 / 3)
-    return Severity(rate, 2, 13, 5)
+        return Severity(rate, seconds, seconds / 3, 2 * seconds, seconds * 2 / 3)
+    return Severity(rate, 5, 2, 13, 5)
 
 
 @pytest.fixture(scope="module")

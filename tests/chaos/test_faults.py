@@ -136,6 +136,7 @@ def test_everything_accepted_arrives_once(
     with load(stream=fault.stream) as run:
         ledger = run.ledger
         system.wait_until(lambda: ledger.entries, LATE)
+        began = time.monotonic()
         system.for_seconds(severity.before)
         system.within(CALM, ledger.is_calm)
         ledger.learn_what_is_usual()
@@ -143,6 +144,7 @@ def test_everything_accepted_arrives_once(
         over = time.monotonic()
         system.within(LATE, lambda: not ledger.open_before(over))
         system.within(CALM, ledger.is_calm)
+        system.for_seconds(began + severity.lasts - time.monotonic())
         run.end()
         system.within(LATE, lambda: not ledger.unanswered)
         system.within(LATE, lambda: not ledger.lost)
