@@ -153,9 +153,14 @@ def reject(
     for id_, payload, found in rejected:
         ids.append(id_)
         payloads.append(payload.decode(errors="backslashreplace").replace("\0", "\\u0000"))
-        errors.append(json([{"field": e.field, "message": e.message} for e in found]).replace("\\u0000", "?"))
+        errors.append(json([{"field": _storable(e.field), "message": _storable(e.message)} for e in found]))
     if ids:
         connection.execute(_REJECT, (door, array(ids), array(payloads), array(errors)))
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores no NUL and no lone surrogate."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
 
 
 def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:

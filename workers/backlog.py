@@ -25,11 +25,14 @@ SHORT = 0.5
 _WAITING = """
 local found = {}
 for _, queue in ipairs(KEYS) do
-  local bytes = 0
-  for _, id in ipairs(redis.call('LRANGE', queue, 0, 999)) do
+  local bytes, first = 0, redis.call('LRANGE', queue, 0, 99)
+  for _, id in ipairs(first) do
     bytes = bytes + redis.call('HSTRLEN', queue .. '.msgs', id)
   end
-  table.insert(found, bytes)
+  if #first > 0 then -- the others are as large, about
+    bytes = bytes / #first * redis.call('LLEN', queue)
+  end
+  table.insert(found, math.floor(bytes))
 end
 return found
 """
@@ -54,17 +57,18 @@ class Backlog:
 
     def watch(self, stop: threading.Event) -> None:
         """Looks until stopped. While Postgres is away nothing is known, and nothing is held against callers."""
-        took = 0.0
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 with pool().connection() as connection, connection.transaction():
-                    began = time.monotonic()
                     connection.execute(_NO_OTHER_PLAN)
                     row = connection.execute(_UNROUTED, (self.limit + 1,)).fetchone()
-                    took = time.monotonic() - began
                 full = bool(row and row[0] > self.limit)
-            except (psycopg.Error, PoolTimeout):
+            except (psycopg.errors.QueryCanceled, PoolTimeout):
+                full = self.full  # it is busy, or away: then nothing is accepted anyway
+            except psycopg.Error:
                 full = False
+            took = time.monotonic() - began
             if full != self.full:
                 self.full = full
                 logger().warning("http_door_closed" if full else "http_door_open", limit=self.limit)

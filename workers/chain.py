@@ -104,8 +104,7 @@ def send(batch: list[Notification], to: dramatiq.Actor[..., None]) -> None:
 
 
 def start(events: Sequence[Accepted]) -> None:
-    """Sends accepted events into the chain, in messages of up to 500 notifications. Large work is alone in its
-    messages: two batches never share two events, so they never wait for each other in a circle.
+    """Sends accepted events into the chain, in messages of up to 500 notifications.
 
     Raises dramatiq.errors.ConnectionClosed when Redis is away; then nothing is lost, the clock starts them."""
     small: list[Notification] = []

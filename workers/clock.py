@@ -1,5 +1,5 @@
 """The clock: what is due by time. Any number of copies; each duty claims its rows with FOR UPDATE SKIP LOCKED,
-does a bounded amount per round, and may be repeated. Time is Postgres', so no worker's clock can matter."""
+does a bounded amount at once, and may be repeated. What is due is so by Postgres' clock."""
 
 import signal
 import threading

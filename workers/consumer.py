@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from workers.broker import Broker
 
 IN_HAND = 2
-"""Calls of a queue's actors that a process has in hand at once, running and waiting. Few: what is left in Redis
+"""Calls of a queue's actors, running or waiting, with which a process fetches no more. Few: what is left in Redis
 can be gathered, or taken by another process."""
 MOST_MESSAGES = 500
 BYTES = 64 * 1024
-"""What one fetch brings at most for each call, unless one message alone is larger: about a full batch."""
+"""What one fetch brings at most for each call that there is room for, unless one message alone is larger: about a
+full batch of notifications."""
 IDLE_WAIT = 1.0
 """Seconds an idle consumer waits on its list before it shows itself alive and waits again."""
 SIGN = 1.0
@@ -66,6 +67,11 @@ class Consumer(_RedisConsumer):
         if unbegun:
             self._safely(lambda: self.broker.do_requeue(self.queue_name, *unbegun))
         self.held.difference_update(unbegun)
+
+    def close(self) -> None:
+        """What was fetched and not handed over goes back at once."""
+        unbegun, self.message_cache = self.message_cache, []
+        self.requeue(unbegun)
 
     def __next__(self) -> Any:
         if not self.message_cache:
@@ -156,5 +162,7 @@ def gathered(messages: Iterable[Message[Any]]) -> list[Message[Any]]:
 
 
 def as_one(parts: list[Message[Any]]) -> Message[Any]:
-    """A call with every part's argument, one after the other."""
-    return parts[0].copy(args=tuple(arg for part in parts for arg in part.args), options={"parts": parts})
+    """A call with every part's argument, one after the other. Redis knows the `parts`, and not the whole."""
+    items = sum(part.options["items"] for part in parts)
+    args = tuple(arg for part in parts for arg in part.args)
+    return parts[0].copy(args=args, options={"parts": parts, "items": items})

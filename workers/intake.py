@@ -136,9 +136,9 @@ def take_entries(client: redis.Redis, entries: Sequence[Entry]) -> None:
             for entry in entries:
                 take_entries(client, [entry])
             return
-        arrival, raw = good[0]
         why = FieldError("", f"the database refuses it: {error.diag.message_primary}")
-        ready, rejected = [], [(arrival.event.id, raw, [why])]
+        id_ = good[0][0].event.id if good else None
+        ready, rejected = [], [(id_, entries[0][1].get(FIELD) or b"", [why])]
         with pool().connection() as connection:
             accept.reject(connection, "stream", rejected)
     ids = [id_ for id_, _ in entries]
@@ -189,6 +189,9 @@ def run_sql(stop: threading.Event) -> None:
                 stop.wait(POLL)
         except AWAY as error:
             log.logger().warning("intake_waits", door="sql", error=type(error).__name__)
+            stop.wait(PAUSE)
+        except psycopg.DataError:  # a bug of ours; the other door goes on
+            log.logger().exception("rows_not_taken")
             stop.wait(PAUSE)
 
 

@@ -31,7 +31,7 @@ from workers.process import Process, stop, tied
 API_KEY = "test-key-of-the-chaos"
 JWT_SECRET = "test-secret-of-at-least-32-bytes!!"
 READY_SECONDS = 90
-GRACE = 20
+GRACE = 30
 """Seconds that a process may take to end when it is asked to."""
 _LOOK = 0.02
 
@@ -155,7 +155,7 @@ class System:
         process.ask_to_stop()
         self.wait_until(lambda: process.ended() is not None, GRACE)
         assert process.ended() == 0, f"{name} ended with {process.ended()}"
-        self.wait_until(lambda: process.ended() is None, 10)
+        self.wait_until(lambda: process.ended() is None, READY_SECONDS)
         self.wait_until(self.is_ready, READY_SECONDS)
 
     def kill_with_work(self, name: str, has_work: Callable[[], bool]) -> None:

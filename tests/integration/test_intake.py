@@ -194,6 +194,16 @@ def test_what_the_database_refuses_takes_no_neighbour_with_it(doors, intake, pic
     assert "beyond" not in intake.text()
 
 
+def test_what_looks_like_an_escape_is_rejected_like_anything_else(doors, intake, comment, name, eventually):
+    """`\\u0000` as six characters, not as the one that PostgreSQL does not store."""
+    odd = comment(name, id=f"{name}-odd", type="\\u0000")
+    doors.redis.xadd(STREAM, {"event": json.dumps(odd)})
+    doors.redis.xadd(STREAM, {"event": json.dumps(comment(name, id=f"{name}-good"))})
+    eventually(lambda: len(doors.stored(name)) == 1)
+    eventually(doors.stream_is_empty)
+    assert "\\u0000" in reasons(doors.rejected(f"{name}-odd"))["type"]
+
+
 def test_entries_of_a_dead_reader_are_taken_over(doors, intake, comment, name, eventually):
     """Read by a consumer that never acknowledges: it died between reading and committing."""
     doors.redis.xgroup_createconsumer(STREAM, GROUP, "dead")

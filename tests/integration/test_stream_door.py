@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from workers import stream_door
-from workers.backlog import LONG
+from workers.backlog import LONG, Chain
 from workers.stream_door import REFUSAL, turn
 
 pytest_plugins = ["tests.integration.fleet"]
@@ -222,6 +222,11 @@ class Fleet:
         self.redis.hset(f"tocsin:{queue}.msgs", mapping=dict.fromkeys(range(messages), "x" * size))
         self.redis.rpush(f"tocsin:{queue}", *range(messages))
 
+    def reading(self):
+        """Whether an intake has an entry in hand; it makes the group when it first looks."""
+        groups = self.redis.xinfo_groups(STREAM) if self.redis.exists(STREAM) else []
+        return any(group["pending"] for group in groups)
+
     def looks(self):
         """How often anybody asked how much waits there."""
         return self.redis.info("commandstats")["cmdstat_lrange"]["calls"]
@@ -250,6 +255,17 @@ def fleet(fleet_environment, start, eventually):
 
 def said(running, event):
     return [line for line in running.lines() if line["event"] == event]
+
+
+def test_many_small_messages_are_a_busy_chain_too(fleet):
+    fleet.redis.hset("tocsin:pipeline.msgs", mapping=dict.fromkeys(range(3000), "x" * 400))
+    fleet.redis.rpush("tocsin:pipeline", *range(3000))
+    chain = Chain(fleet.redis)
+    assert chain.is_busy()
+    fleet.redis.ltrim("tocsin:pipeline", 0, 1300)
+    assert chain.is_busy()
+    fleet.redis.ltrim("tocsin:pipeline", 0, 1200)
+    assert not chain.is_busy()
 
 
 @pytest.mark.parametrize("queue", LONG)
@@ -292,7 +308,7 @@ def test_without_postgres_the_door_is_closed_in_time(fleet, comment, name, event
     with fleet.database.transaction():
         fleet.database.execute("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
         fleet.add(comment(name, id=f"{name}-first"))
-        eventually(lambda: fleet.redis.exists(STREAM) and fleet.redis.xpending(STREAM, GROUP)["pending"])
+        eventually(fleet.reading)
         fleet.add(*(comment(name, id=f"{name}-{n}") for n in range(101)))
         eventually(lambda: said(intake, "stream_door_closed"), seconds=5)
     eventually(lambda: fleet.stored(name) == 102)

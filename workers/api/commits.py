@@ -47,23 +47,28 @@ class Commits:
         return await future
 
     async def _run(self) -> None:
-        while self._waiting:
-            calls = self._take()
-            try:
-                verdicts, ready = await asyncio.to_thread(_commit, [arrivals for arrivals, _ in calls])
-            except psycopg.DataError as error:
-                await self._one_by_one(calls, error)
-                continue
-            except Exception as error:  # the callers get it, each its own
-                for _, future in calls:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), verdict in zip(calls, verdicts, strict=True):
+        try:
+            while self._waiting:
+                await self._commit_some()
+        finally:
+            self._committer = None
+
+    async def _commit_some(self) -> None:
+        calls = self._take()
+        try:
+            verdicts, ready = await asyncio.to_thread(_commit, [arrivals for arrivals, _ in calls])
+        except psycopg.DataError as error:
+            await self._one_by_one(calls, error)
+            return
+        except Exception as error:  # the callers get it, each its own
+            for _, future in calls:
                 if not future.done():
-                    future.set_result(verdict)
-            self._start(ready)
-        self._committer = None
+                    future.set_exception(error)
+            return
+        for (_, future), verdict in zip(calls, verdicts, strict=True):
+            if not future.done():
+                future.set_result(verdict)
+        self._start(ready)
 
     async def _one_by_one(self, calls: list[Call], error: psycopg.DataError) -> None:
         """One call's content that Postgres refuses must not fail its neighbours."""

@@ -3,8 +3,6 @@ back. One query answers all who wait; those who come while it runs are the next 
 
 import asyncio
 
-from psycopg import Error as PostgresError
-
 from workers.gateway import inbox
 from workers.gateway.inbox import Pool, State
 from workers.gateway.tasks import Tasks
@@ -40,9 +38,10 @@ class States:
                 found = await inbox.states(db, list(asked))
             for user, answer in asked.items():
                 answer.set_result(found[user])
-        except PostgresError as error:
+        except Exception as error:  # whoever asked gets it
             for answer in asked.values():
-                answer.set_exception(error)
+                if not answer.done():
+                    answer.set_exception(error)
         finally:
             for answer in asked.values():
                 answer.cancel()  # the process ends; of one that is answered this takes nothing
