@@ -46,8 +46,9 @@ VALUES (%s, %s, 'comment', 'social', 'normal', %s, '', '/posts/p-42', %s)
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
+    """Ends with its module: while it lives, its event loop runs in this thread, where other tests want theirs."""
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield launched

@@ -20,9 +20,10 @@ def test_work_goes_on_soon_after_postgres_was_away_for_long(
 ) -> None:
     """By itself psycopg's pool doubles its pauses: the longer the server was away, the later it is found."""
     from workers import resources
-    from workers.patience import patiently
+    from workers.patience import patiently, stopping
     from workers.settings import settings
 
+    stopping.clear()  # another test ended a worker in this process
     with embedded.start(tmp_path, valkey=False) as servers:
         monkeypatch.setenv("DATABASE_URL", servers.database_url)
         settings.cache_clear()
