@@ -35,8 +35,8 @@ LANES = ((PIPELINE, 1, BULK), (PIPELINE_BULK, BULK + 1, MAX_RECIPIENTS))
 """Where an event begins, by its recipients: queue, fewest, most."""
 
 SMALL = 50
-"""Notifications; a batch with no more goes on to the next stage in place. A way through Redis takes longer than most
-stages do; it pays when it lets another process take a large batch over."""
+"""Notifications; a batch with no more goes on to the next stage in place. A way through Redis takes longer than
+most stages do; it pays when it lets another process take a large batch over."""
 
 Work = Callable[[list[Notification]], None]
 
