@@ -53,6 +53,7 @@ class Load:
         self._random = random.Random(self.name)
         self._connected: set[str] = set()
         self._sending = True
+        self._produced = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -69,8 +70,9 @@ class Load:
         self._loop.close()
 
     def end(self) -> None:
-        """Sends nothing new; what is not yet accepted is sent on."""
+        """Sends nothing new, as soon as this returns; what is not yet accepted is sent on."""
         self._sending = False
+        assert self._produced.wait(30)
 
     def check(self) -> None:
         """Raises what went wrong in here."""
@@ -93,6 +95,7 @@ class Load:
             while len(self._connected) < len(self.users) and not self._over.is_set():
                 await asyncio.sleep(TICK)
             await self._produce(api, client)
+            self._produced.set()
             await self._over.wait()
             for task in self._tasks:
                 task.cancel()
