@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.resources import files
+from typing import cast
 
 from pipelines.accept import Accepted
 from pipelines.fan_out import RESEND_AFTER
@@ -28,6 +29,8 @@ RESCUES = 12
 """How often an event is sent again, at doubling intervals: after some hours it is a poison, left for people."""
 MARK = "tocsin:not-emptied"
 """A key whose absence says that Redis lost what it held."""
+REFILLING = "tocsin:refilling"
+"""When that was found, by Postgres' clock; there until everything open before is in motion again."""
 
 _TIMERS = """
 WITH due AS (
@@ -62,12 +65,18 @@ UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
 _ALL_UNROUTED = """
 UPDATE events SET rescued_at = now() WHERE id IN (
     SELECT id FROM events
-    WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= now()
-        AND (rescued_at IS NULL OR rescued_at < %s)
-    ORDER BY greatest(accepted_at, send_at) LIMIT %s FOR UPDATE SKIP LOCKED
+    WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= %(found)s
+        AND (rescued_at IS NULL OR rescued_at < %(found)s)
+    ORDER BY greatest(accepted_at, send_at) LIMIT %(round)s FOR UPDATE SKIP LOCKED
 ) RETURNING id, type, recipients, importance, group_key, accepted_at
 """
-_ALL_UNSENT = "UPDATE deliveries SET next_attempt_at = now(), state = 'retrying' WHERE state = 'pending'"
+_ALL_UNSENT = """
+UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE state = 'pending' AND next_attempt_at < %(found)s::timestamptz + %(after)s
+    ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
+) RETURNING id, channel
+"""
 
 
 def release_timers() -> int:
@@ -112,23 +121,27 @@ def send_due_deliveries() -> int:
 
 
 def refill() -> int:
-    """Puts everything open back in motion as soon as Redis is found empty. The mark is set first, by one clock
-    alone; what a crash leaves undone is found by the rescue."""
-    if not redis_client().set(MARK, 1, nx=True):
-        return 0
-    with pool().connection() as connection:
-        ((began,),) = connection.execute("SELECT now()")
-    done = 0
-    while True:
+    """Puts everything open back in motion as soon as Redis is found empty, a round at a time; other clocks help.
+    After a crash the next one goes on; what a round had in hand is found by the rescue."""
+    redis = redis_client()
+    if not redis.exists(MARK):
         with pool().connection() as connection:
-            lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, (began, ROUND))]
-        if not lost:
-            break
-        start(lost)
-        done += len(lost)
+            ((now,),) = connection.execute("SELECT now()::text")
+        redis.set(REFILLING, now, nx=True)
+        redis.set(MARK, 1)
+    found = cast("bytes | None", redis.get(REFILLING))
+    if found is None:
+        return 0
+    arguments = {"found": found.decode(), "after": RESEND_AFTER, "round": ROUND}
     with pool().connection() as connection:
-        done += connection.execute(_ALL_UNSENT).rowcount
-    return done
+        lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, arguments)]
+        unsent = connection.execute(_ALL_UNSENT, arguments).fetchall()
+    start(lost)
+    for channel in CHANNELS:
+        send_deliveries(channel.NAME, [id_ for id_, of in unsent if of == channel.NAME])
+    if max(len(lost), len(unsent)) < ROUND:
+        redis.delete(REFILLING)
+    return max(len(lost), len(unsent))
 
 
 def return_messages() -> int:

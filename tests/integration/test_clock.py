@@ -142,6 +142,19 @@ def test_deliveries_past_their_time_are_sent_again_and_move_on(
     assert timedelta(seconds=10) < soonest["wait"] <= timedelta(seconds=15)
 
 
+def test_what_an_emptied_redis_forgot_is_in_motion_again_round_by_round(
+    duty: Duty, process: Process, chain: Chain
+) -> None:
+    shown = chain.route({"id": "shown", "recipients": [f"u-{number}" for number in range(20)]})["web"]
+    chain.accept(*({"id": f"e-{number:04}"} for number in range(1100)), {"id": "later", "send_at": later(hours=1)})
+    assert [duty("refill"), duty("refill"), duty("refill")] == [1000, 100, 0]
+    assert events_of(process) == [f"e-{number:04}" for number in range(1100)]
+    assert deliveries_of(process) == sorted(map(str, shown))
+    process.client.flushdb()
+    chain.accept({"id": "new"})
+    assert [duty("refill"), duty("refill")] == [1000, 101]
+
+
 @pytest.mark.parametrize("name", ["release_timers", "rescue_events", "send_due_deliveries"])
 def test_clocks_at_once_take_each_row_once(
     name: str, duty: Duty, process: Process, chain: Chain, run: Run
