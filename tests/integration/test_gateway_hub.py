@@ -378,6 +378,23 @@ def test_redis_gone_and_back_loses_nothing(inboxes_at, open_hub, database_url, t
             asyncio.run(scenario(inboxes))
 
 
+def test_an_error_nobody_thought_of_ends_no_comparison(inboxes, open_hub, until):
+    async def scenario():
+        async with open_hub(reconcile_seconds=0.05) as hub:
+            browser = await Browser(hub).open()
+            odd = await Browser(hub, "odd").open()
+            watched = hub._watched[b"tocsin:user:odd"]
+            watched.version = None
+            inboxes.write("ada")
+            await asyncio.sleep(0.2)
+            watched.version = 0
+            await until(lambda: browser.seqs() == [1])
+            browser.leave()
+            odd.leave()
+
+    asyncio.run(scenario())
+
+
 def test_a_deaf_connection_is_given_up(tmp_path, until):
     """A Redis that is stopped, not gone: connections stay open and nothing arrives."""
     with embedded.start(tmp_path, postgres=False, durable=False) as servers:

@@ -174,9 +174,11 @@ class Hub:
                 self._forget_idle()
             try:
                 await self.reconcile(grace)
+                await self._subscriptions.probe()
             except PostgresError as error:
                 log.logger().warning("not_reconciled", error=type(error).__name__)
-            await self._subscriptions.probe()
+            except Exception:  # a bug, or what redis-py raises beside its own: the next round comes all the same
+                log.logger().exception("not_reconciled")
 
     async def reconcile(self, grace: float) -> None:
         """Compares every user here with Postgres and sends what is missing for longer than `grace` seconds.
