@@ -16,9 +16,6 @@ STREAM = "tocsin:events"
 """The stream of the second door; workers/intake.py reads it."""
 
 PIPELINE = "pipeline"
-PIPELINE_NEXT = "pipeline-next"
-"""Every stage but the first. What was begun is finished before anything new is begun: a backlog waits in
-`pipeline` alone, where its age is its age."""
 PIPELINE_BULK = "pipeline-bulk"
 """Events with many recipients, so that they delay nobody else's."""
 
@@ -27,7 +24,7 @@ def delivery_queue(channel: str) -> str:
     return f"deliver-{channel}"
 
 
-QUEUES = (PIPELINE, PIPELINE_NEXT, PIPELINE_BULK, *(delivery_queue(channel.NAME) for channel in CHANNELS))
+QUEUES = (PIPELINE, PIPELINE_BULK, *(delivery_queue(channel.NAME) for channel in CHANNELS))
 
 
 class Queue(msgspec.Struct):

@@ -19,8 +19,6 @@ from tests.benchmarks.producer import event
 from tests.benchmarks.report import Row
 
 BATCH = 500
-HOPS = 4
-"""Times a batch travels: to three stages and to fan_out."""
 USERS = 5_000
 ALONE = 1
 """The numbered database of Valkey that no fleet looks at."""
@@ -136,15 +134,16 @@ def child(batches: int) -> None:
     from schema.notification import Notification
     from schema.wire import Batch, read
     from workers import deliver
-    from workers.chain import first_stage
+    from workers.chain import ACTORS
     from workers.channels import web
+    from workers.queues import PIPELINE
     from workers.resources import pool, resources
 
     use, watch = resources(), Stopwatch()
 
     def hop(batch: list[Notification]) -> list[Notification]:
-        """What the queue does to a batch: out of one process, into the next."""
-        message = Message.decode(first_stage.actor.message(Batch(batch)).encode())
+        """What the queue does to a batch: out of a door's process, into the chain's."""
+        message = Message.decode(ACTORS[PIPELINE].message(Batch(batch)).encode())
         return read(message.args[0], Batch).notifications
 
     for number in range(batches):
@@ -156,10 +155,9 @@ def child(batches: int) -> None:
             calls = [[arrival] for arrival in arrivals]
             _, ready = watch.time("accept", lambda: accept.accept(connection, "stream", calls))  # noqa: B023
         batch = watch.time("address", lambda: [n for e in ready for n in accept.address(e, use.catalog)])  # noqa: B023
+        batch = watch.time("wire", lambda: hop(batch))  # noqa: B023
         for stage in STAGES:
             batch = watch.time(stage.__name__, lambda: stage(batch, use))  # noqa: B023
-        for _ in range(HOPS):
-            batch = watch.time("wire", lambda: hop(batch))  # noqa: B023
         (ids,) = watch.time("fan_out", lambda: fan_out(batch, use)).values()  # noqa: B023
         watch.time("deliver", lambda: deliver.deliver(web, ids))  # noqa: B023
     pool().close()
