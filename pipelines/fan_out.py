@@ -36,12 +36,12 @@ _MOVE_INBOXES = """
 UPDATE inboxes i SET seq = m.seq, unread = m.unread, version = version + 1, windows = m.windows
 FROM ROWS FROM (unnest(%s::text[], %s::bigint[], %s::int[]), jsonb_array_elements(%s::jsonb))
     AS m (user_id, seq, unread, windows)
-WHERE i.user_id = m.user_id
+WHERE i.user_id = m.user_id AND i.user_id = ANY(%s::text[])
 """
 _INSERT = """
 WITH routed AS ( -- what the event knows goes from row to row, without a way through this process
     UPDATE events e SET routed_count = routed_count + r.count
-    FROM unnest(%s::text[], %s::int[]) AS r (id, count) WHERE e.id = r.id
+    FROM unnest(%s::text[], %s::int[]) AS r (id, count) WHERE e.id = r.id AND e.id = ANY(%s::text[])
     RETURNING e.id, e.data, e.actor, e.expires_at
 )
 INSERT INTO notifications (id, event_id, user_id, seq, type, category, importance, title, message, action_url,
@@ -174,18 +174,20 @@ def write(
     counts = Counter(row.event_id for row in rows.values())
     routed = sorted(counts)  # like the inboxes, so that batches that share events wait for each other in one order
     *columns, closed = zip(*map(msgspec.structs.astuple, rows.values()), strict=True)
+    users, events = array(inboxes), array(routed)
     with connection.pipeline():
         connection.execute(
             _MOVE_INBOXES,
             (
-                array(inboxes),
+                users,
                 array(inbox.seq for inbox in moved),
                 array(inbox.unread for inbox in moved),
                 json([inbox.windows for inbox in moved]),
+                users,
             ),
         )
         connection.execute(
-            _INSERT, (array(routed), array(map(counts.get, routed)), *map(array, columns), json(closed))
+            _INSERT, (events, array(map(counts.get, routed)), events, *map(array, columns), json(closed))
         )
         write_groups(connection, inboxes, use)
         connection.execute(

@@ -14,7 +14,7 @@ local answers = {}
 for i, key in ipairs(KEYS) do
   local id, limit, window = ARGV[3 * i - 2], tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
   local charged = redis.call('ZCARD', key)
-  if charged > 0 then
+  if charged >= limit then
     charged = charged - redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
   end
   if charged < limit then

@@ -9,7 +9,7 @@ Fails as   an outcome, which settles the delivery as retrying, failed or dead; a
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -33,16 +33,16 @@ from workers.resources import pool, redis_client
 _OPEN = "d.state NOT IN ('sent', 'failed', 'dead')"
 """Said so that it is looked up by id: `IN ('pending', 'retrying')` is the condition of an index that holds the
 whole backlog, and PostgreSQL would walk all of it."""
-_READ = f"""
-SELECT d.id, d.attempt, told.type, n.user_id, i.version, i.unread, n.id, n.seq, n.type, n.category, n.importance,
-    n.title, n.message, n.data::text, n.action_url, n.created_at, n.read_at, n.clicked_at, n.archived_at,
-    n.group_count, n.leading
-FROM deliveries d
-JOIN notifications told ON told.id = d.notification_id
-JOIN notifications n ON n.id = coalesce(told.group_id, told.id)
-JOIN inboxes i ON i.user_id = d.user_id
-WHERE d.id = ANY(%s::uuid[]) AND {_OPEN}
-ORDER BY n.user_id, n.seq
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+"""All reads see one moment: the inbox's version belongs to the rows beside it."""
+_DELIVERIES = f"""
+SELECT id, attempt, notification_id, user_id FROM deliveries d WHERE id = ANY(%s::uuid[]) AND {_OPEN}
+"""
+_INBOXES = "SELECT user_id, version, unread FROM inboxes WHERE user_id = ANY(%s::text[])"
+_NOTIFICATIONS = """
+SELECT group_id, id, seq, type, category, importance, title, message, data::text, action_url, created_at, read_at,
+    clicked_at, archived_at, group_count, "leading"
+FROM notifications WHERE id = ANY(%s::uuid[])
 """
 _SETTLE = f"""
 WITH settled AS (
@@ -66,15 +66,10 @@ ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analyt
 Deliver = dramatiq.Actor[..., None]
 
 
-class Open(NamedTuple):
-    """A delivery to be sent, and the row of an inbox that it tells of: the notification's own, or its group's."""
+class Shown(NamedTuple):
+    """A row of an inbox."""
 
-    delivery: UUID
-    attempt: int
-    told_type: str
-    user: str
-    version: int
-    unread: int
+    group_id: UUID | None
     id: UUID
     seq: int
     type: str
@@ -92,19 +87,59 @@ class Open(NamedTuple):
     leading: list[UUID]
 
 
+class Open(NamedTuple):
+    """A delivery to be sent, and the row of an inbox that it tells of: the notification's own, or its group's."""
+
+    delivery: UUID
+    attempt: int
+    type: str
+    user: str
+    version: int
+    unread: int
+    row: Shown
+
+
 def deliver(channel: ModuleType, ids: Sequence[UUID]) -> None:
     """Sends deliveries that are still open. No connection is held while the channel sends."""
     with pool().connection() as connection:
-        rows = connection.cursor(row_factory=args_row(Open)).execute(_READ, (array(ids),)).fetchall()
-    if not rows:
+        found = read_open(connection, ids)
+    if not found:
         return
-    outcomes = channel.send([item(row) for row in rows], redis_client())
+    outcomes = channel.send([item(one) for one in found], redis_client())
     with pool().connection() as connection:
-        settle(connection, channel.SCHEDULE, rows, outcomes)
+        settle(connection, channel.SCHEDULE, found, outcomes)
 
 
-def item(row: Open) -> web.Item:
+def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
+    """In the order of their users' inboxes. Looked up by arrays of ids and put together here: PostgreSQL would
+    join them one by one, in three times as long."""
+    with connection.pipeline():
+        connection.execute(_BEGIN)
+        deliveries = connection.execute(_DELIVERIES, (array(ids),)).fetchall()
+        users = {user for _, _, _, user in deliveries}
+        inboxes = connection.execute(_INBOXES, (array(users),))
+        rows = read_rows(connection, [id_ for _, _, id_, _ in deliveries])
+        rows |= read_rows(connection, {row.group_id for row in rows.values() if row.group_id})
+        connection.execute("COMMIT")  # psycopg's own takes a pipeline that was read from for one without BEGIN
+    known = {user: (version, unread) for user, version, unread in inboxes}
+    found = []
+    for id_, attempt, told, user in deliveries:
+        if (row := rows.get(told)) and user in known:
+            shown = rows.get(row.group_id, row) if row.group_id else row
+            found.append(Open(id_, attempt, row.type, user, *known[user], shown))
+    return sorted(found, key=lambda one: (one.user, one.row.seq))
+
+
+def read_rows(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Shown]:
+    if not ids:
+        return {}
+    cursor = connection.cursor(row_factory=args_row(Shown))
+    return {row.id: row for row in cursor.execute(_NOTIFICATIONS, (array(ids),))}
+
+
+def item(one: Open) -> web.Item:
     """What the web channel needs of a row."""
+    row = one.row
     shown = InboxItem(
         row.id,
         row.seq,
@@ -122,7 +157,7 @@ def item(row: Open) -> web.Item:
         row.archived_at,
         Group(row.group_count, row.leading) if row.group_count else None,
     )
-    return web.Item(row.user, Publication("notification", row.version, row.unread, shown))
+    return web.Item(one.user, Publication("notification", one.version, one.unread, shown))
 
 
 def settle(
@@ -148,7 +183,7 @@ class Settled(NamedTuple):
 
 def judge(row: Open, schedule: Sequence[float], outcome: Outcome) -> Settled:
     """Sent is sent and Never has failed; Later is tried again until the schedule is spent."""
-    which = row.delivery, row.attempt, row.told_type
+    which = row.delivery, row.attempt, row.type
     match outcome:
         case Sent(receipt):
             return Settled(*which, SENT, receipt=receipt)
