@@ -50,7 +50,7 @@ PARTS: dict[str, ModuleType] = {
     "stages": stages,
     "backlog": backlog,
 }
-ALONE = ("peers", "pages", "stages")
+ALONE = ("pages", "stages")
 """These want the fleet gone, and so come after those that share it."""
 ON_REQUEST = ("backlog",)
 """These take longer than all others together."""
