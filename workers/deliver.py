@@ -36,12 +36,12 @@ whole backlog, and PostgreSQL would walk all of it."""
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 """All reads see one moment: the inbox's version belongs to the rows beside it."""
 _DELIVERIES = f"""
-SELECT id, attempt, notification_id, user_id FROM deliveries d WHERE id = ANY(%s::uuid[]) AND {_OPEN}
+SELECT id::text, attempt, notification_id::text, user_id FROM deliveries d WHERE id = ANY(%s::uuid[]) AND {_OPEN}
 """
 _INBOXES = "SELECT user_id, version, unread FROM inboxes WHERE user_id = ANY(%s::text[])"
 _NOTIFICATIONS = """
-SELECT group_id, id, seq, type, category, importance, title, message, data::text, action_url, created_at, read_at,
-    clicked_at, archived_at, group_count, "leading"
+SELECT group_id::text, id::text, seq, type, category, importance, title, message, data::text, action_url,
+    created_at, read_at, clicked_at, archived_at, group_count, "leading"
 FROM notifications WHERE id = ANY(%s::uuid[])
 """
 _SETTLE = f"""
@@ -67,10 +67,10 @@ Deliver = dramatiq.Actor[..., None]
 
 
 class Shown(NamedTuple):
-    """A row of an inbox."""
+    """A row of an inbox. Ids are text here: they go from one document into another."""
 
-    group_id: UUID | None
-    id: UUID
+    group_id: str | None
+    id: str
     seq: int
     type: str
     category: str
@@ -90,7 +90,7 @@ class Shown(NamedTuple):
 class Open(NamedTuple):
     """A delivery to be sent, and the row of an inbox that it tells of: the notification's own, or its group's."""
 
-    delivery: UUID
+    delivery: str
     attempt: int
     type: str
     user: str
@@ -130,7 +130,7 @@ def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
     return sorted(found, key=lambda one: (one.user, one.row.seq))
 
 
-def read_rows(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Shown]:
+def read_rows(connection: Connection, ids: Collection[str]) -> dict[str, Shown]:
     if not ids:
         return {}
     cursor = connection.cursor(row_factory=args_row(Shown))
@@ -141,7 +141,7 @@ def item(one: Open) -> web.Item:
     """What the web channel needs of a row."""
     row = one.row
     shown = InboxItem(
-        row.id,
+        cast("UUID", row.id),
         row.seq,
         row.type,
         row.category,
@@ -172,7 +172,7 @@ def settle(
 class Settled(NamedTuple):
     """What one try made of a delivery. `attempt`: tries before it; `wait`: seconds until the next, as a string."""
 
-    id: UUID
+    id: str
     attempt: int
     type: str
     state: str

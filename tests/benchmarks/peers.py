@@ -77,7 +77,7 @@ def bullmq(bench: Bench) -> float:
 
 
 def _messages(bench: Bench) -> int:
-    return 300 if bench.quick else 3_000
+    return 300 if bench.quick else 1_500
 
 
 def bare(bench: Bench, processes: int, turn: int) -> float:

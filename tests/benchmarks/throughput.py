@@ -34,7 +34,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         database.execute("ANALYZE")  # as autovacuum would have, on a system that is not a minute old
         before = cpu_seconds(bench)
         client.config_resetstat()
-        for run in range(1 if bench.quick else 3):
+        for run in range(1 if bench.quick else 2):
             rates.append(stream(bench, database, f"stream{run}", count))
         done = count * len(rates)
         commands = redis_commands(client.info("commandstats"))
