@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from pipelines import links
 from pipelines.rendering import Content, Sandbox, Wording
-from schema.errors import FieldError, InvalidEvent, TemplateError
+from schema.errors import FieldError, TemplateError
 from schema.notification import CHANNELS
 
 GROUP = "_group"
@@ -103,12 +103,6 @@ class Catalog:
         """The catalog of the folders below `path`; `link_hosts` are the hosts an action URL may lead to.
         Raises TemplateError."""
         return cls(path.absolute(), link_hosts)
-
-    def type(self, name: str) -> NotificationType:
-        """Raises InvalidEvent for a name that is no type."""
-        if name not in self.types:
-            raise InvalidEvent([self._unknown(name)])
-        return self.types[name]
 
     def check(self, type_name: str, data: dict[str, Any]) -> list[FieldError]:
         """What is wrong with an event's type and data; empty when nothing is. At most 50 errors; none repeats

@@ -124,8 +124,8 @@ def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
     known = {user: (version, unread) for user, version, unread in inboxes}
     found = []
     for id_, attempt, told, user in deliveries:
-        if (row := rows.get(told)) and user in known:
-            shown = rows.get(row.group_id, row) if row.group_id else row
+        row = rows.get(told)
+        if row and user in known and (shown := rows.get(row.group_id) if row.group_id else row):
             found.append(Open(id_, attempt, row.type, user, *known[user], shown))
     return sorted(found, key=lambda one: (one.user, one.row.seq))
 

@@ -1,9 +1,10 @@
 """Thousands of browsers in one process: each has an event stream open and waits.
 
-    python -m tests.benchmarks.listeners PORT PREFIX COUNT
+    python -m tests.benchmarks.listeners PORT PREFIX COUNT PEOPLE
 
-Browser n is the user PREFIX-n. Says `open SECONDS` when all of them are; then, each time when every browser was
-told one more notification, the moment (time.monotonic). What it needs to open them is made before the time runs.
+Browser n is the user PREFIX-(n mod PEOPLE). Says `open SECONDS` when all of them are; then, each time when every
+browser was told one more notification, the moment (time.monotonic). What it needs to open them is made before the
+time runs.
 """
 
 import asyncio
@@ -54,9 +55,9 @@ class Told:
             print(time.monotonic(), flush=True)  # noqa: T201
 
 
-async def run(port: int, prefix: str, count: int) -> None:
+async def run(port: int, prefix: str, count: int, people: int) -> None:
     loop, told = asyncio.get_running_loop(), Told(count)
-    waiting = iter([stream_request(f"{prefix}-{n}") for n in range(count)])
+    waiting = iter([stream_request(f"{prefix}-{n % people}") for n in range(count)])
 
     async def open_some() -> None:
         for request in waiting:
@@ -75,4 +76,4 @@ if __name__ == "__main__":
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # uvloop, where it is installed
-        runner.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+        runner.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.catalog import Catalog
-from schema.errors import FieldError, InvalidEvent, TemplateError
+from schema.errors import FieldError, TemplateError
 from schema.notification import CHANNELS
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
@@ -291,9 +291,6 @@ def test_an_unknown_type_gets_a_hint(catalog: Catalog) -> None:
         FieldError("type", f"unknown type 'coment'; did you mean 'comment'? {known}")
     ]
     assert catalog.check("z" * 9999, {}) == [FieldError("type", f"unknown type {'z' * 50!r}; {known}")]
-    assert catalog.type("comment") is catalog.types["comment"]
-    with pytest.raises(InvalidEvent, match=r"^type: unknown type 'zz'"):
-        catalog.type("zz")
 
 
 def test_a_type_that_is_gone_cannot_be_rendered(catalog: Catalog) -> None:

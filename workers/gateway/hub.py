@@ -173,8 +173,8 @@ class Hub:
             except TimeoutError:
                 self._forget_idle()
             try:
-                await self.reconcile(grace)
                 await self._subscriptions.probe()
+                await self.reconcile(grace)
             except PostgresError as error:
                 log.logger().warning("not_reconciled", error=type(error).__name__)
             except Exception:  # a bug, or what redis-py raises beside its own: the next round comes all the same
