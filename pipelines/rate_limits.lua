@@ -4,7 +4,7 @@
 -- ARGV[3i-2], ARGV[3i-1], ARGV[3i]  notification id, limit, window in microseconds
 --
 -- Answers 1 (within the limit) or 0 for each. An id that was charged before is within the limit again at no
--- charge, so a redelivered batch changes nothing. Time is the server's: no worker's clock can matter.
+-- charge, so a redelivered batch changes nothing. What left the window is removed when room is needed. Time is the server's: no worker's clock can matter.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

@@ -47,7 +47,7 @@ def chain(*messages: msgspec.Raw) -> None:
 
 
 ACTORS = {queue: dramatiq.actor(actor_name=queue, queue_name=queue)(chain) for queue, _, _ in LANES}
-"""By lane, and named like it: wire names, which are never changed in place."""
+"""By lane, and named like it. These are wire names: never rename one in place."""
 
 
 def send(batch: list[Notification], lane: str) -> None:

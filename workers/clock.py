@@ -30,8 +30,10 @@ RESCUES = 12
 MARK = "tocsin:not-emptied"
 """A key whose absence says that Redis lost what it held."""
 REFILLING = "tocsin:refilling"
-"""When that was found, by Postgres' clock; there until everything open before is in motion again."""
+"""When that was found, by Postgres' clock; there until what was open before is in motion again."""
 
+_DONE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+"""Unless Redis was emptied once more meanwhile."""
 _TIMERS = """
 WITH due AS (
     DELETE FROM timers WHERE key IN (
@@ -121,14 +123,13 @@ def send_due_deliveries() -> int:
 
 
 def refill() -> int:
-    """Puts everything open back in motion as soon as Redis is found empty, a round at a time; other clocks help.
-    After a crash the next one goes on; what a round had in hand is found by the rescue."""
+    """Puts what is open back in motion as soon as Redis is found empty, a round at a time; other clocks help.
+    After a crash the next one goes on. What a round had in hand is found by the rescue, retries by their time."""
     redis = redis_client()
     if not redis.exists(MARK):
         with pool().connection() as connection:
             ((now,),) = connection.execute("SELECT now()::text")
-        redis.set(REFILLING, now, nx=True)
-        redis.set(MARK, 1)
+        redis.mset({REFILLING: now, MARK: 1})
     found = cast("bytes | None", redis.get(REFILLING))
     if found is None:
         return 0
@@ -140,7 +141,7 @@ def refill() -> int:
     for channel in CHANNELS:
         send_deliveries(channel.NAME, [id_ for id_, of in unsent if of == channel.NAME])
     if max(len(lost), len(unsent)) < ROUND:
-        redis.delete(REFILLING)
+        redis.eval(_DONE, 1, REFILLING, found)
     return max(len(lost), len(unsent))
 
 

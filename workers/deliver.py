@@ -127,7 +127,7 @@ def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
         row = rows.get(told)
         if row and user in known and (shown := rows.get(row.group_id) if row.group_id else row):
             found.append(Open(id_, attempt, row.type, user, *known[user], shown))
-    return sorted(found, key=lambda one: (one.user, one.row.seq))
+    return sorted(found, key=lambda one: (one.user, one.row.seq or 0))
 
 
 def read_rows(connection: Connection, ids: Collection[str]) -> dict[str, Shown]:

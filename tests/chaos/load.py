@@ -94,8 +94,10 @@ class Load:
                 self._spawn(self._watch(gateway, user))
             while len(self._connected) < len(self.users) and not self._over.is_set():
                 await asyncio.sleep(TICK)
-            await self._produce(api, client)
-            self._produced.set()
+            try:
+                await self._produce(api, client)
+            finally:
+                self._produced.set()
             await self._over.wait()
             for task in self._tasks:
                 task.cancel()

@@ -173,12 +173,12 @@ class Hub:
             except TimeoutError:
                 self._forget_idle()
             try:
-                await self._subscriptions.probe()
                 await self.reconcile(grace)
             except PostgresError as error:
                 log.logger().warning("not_reconciled", error=type(error).__name__)
-            except Exception:  # a bug, or what redis-py raises beside its own: the next round comes all the same
+            except Exception:  # a bug of ours; the next round comes all the same
                 log.logger().exception("not_reconciled")
+            await self._subscriptions.probe()
 
     async def reconcile(self, grace: float) -> None:
         """Compares every user here with Postgres and sends what is missing for longer than `grace` seconds.

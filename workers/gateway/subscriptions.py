@@ -20,7 +20,6 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from workers import log
 
@@ -164,8 +163,9 @@ class Subscriptions:
         self._probed = True
         try:
             await self._redis.publish(self._own, b"")
-        except RedisError:
+        except Exception as error:  # of a closed connection redis-py raises also what is no RedisError
             self._probed = False
+            log.logger().warning("redis_not_probed", error=type(error).__name__)
 
     def _give_up(self) -> None:
         if self._patience:
