@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from pipelines import links
+from pipelines.mail import Letter, lend_layout
 from pipelines.rendering import Content, Sandbox, Wording
 from schema.errors import FieldError, TemplateError
 from schema.notification import CHANNELS
@@ -56,7 +57,7 @@ class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class NotificationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What type.toml says. `name` is the folder's; `label` is the plural a group's row uses; `channels` names
-    every channel."""
+    every channel; after `time_to_live` it is no news any more and goes out by no other channel than the web."""
 
     name: str
     category: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,49}$")]
@@ -65,6 +66,7 @@ class NotificationType(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     channels: dict[str, bool] = {}
     rate_limit: RateLimit | None = None
     grouping: Grouping | None = None
+    time_to_live: Duration | None = None
 
 
 class Catalog:
@@ -80,9 +82,11 @@ class Catalog:
         self.personal: dict[str, bool] = {}
         self._schemas: dict[str, jsonschema_rs.Draft202012Validator] = {}
         self._wordings: dict[str, Wording] = {}
+        self._letters: dict[str, Letter] = {}
         self._group_content = lru_cache(_GROUPS_KEPT)(self._render_group)  # few types, mostly small counts
         folders = _folders(path)
         sandbox = Sandbox(path)
+        lend_layout(sandbox)
         self._group = Wording(sandbox, GROUP, self._hosts)
         for folder in folders:
             name = folder.name
@@ -93,9 +97,14 @@ class Catalog:
             self._schemas[name] = self._compiled(folder / "data.schema.json")
             self._wordings[name] = Wording(sandbox, name, self._hosts)
             self.personal[name] = self._wordings[name].personal
+            kind = self.types[name]
+            self._letters[name] = Letter(sandbox, name, kind.label, kind.category, self._hosts)
             for error in self.check(name, self.samples[name]):
                 raise TemplateError(f"{_shown(folder / 'sample.json')}: {error.field}: {error.message}")
-            self.render(name, self.samples[name], "ada", "bob")
+            content = self.render(name, self.samples[name], "ada", "bob")
+            self._letters[name].render(
+                content, self.samples[name], "ada", "bob", "https://a.test/u", "https://a.test"
+            )
             self.render_group(name, 3)
 
     @classmethod
@@ -120,6 +129,12 @@ class Catalog:
         if type_name not in self._wordings:
             raise _gone(type_name)
         return self._wordings[type_name].render({"data": data, "recipient": recipient, "actor": actor})
+
+    def letter(self, type_name: str) -> Letter:
+        """How a type words an email. Raises TemplateError for a type whose folder is gone."""
+        if type_name not in self._letters:
+            raise _gone(type_name)
+        return self._letters[type_name]
 
     def render_group(self, type_name: str, count: int) -> Content:
         """What the row of a group of `count` says. Raises TemplateError as render does."""

@@ -5,7 +5,7 @@ comes twice changes nothing the second time. seq follows the order of commits: t
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -16,10 +16,11 @@ from psycopg import Connection
 from pipelines.arrays import array, json
 from pipelines.inbox import Content, Inbox, Row, compose, place
 from pipelines.stage import Resources
-from schema.identity import delivery_id, milliseconds_of
+from schema.identity import delivery_id, milliseconds_of, text
 from schema.notification import Notification
 
 UNRENDERABLE = "unrenderable"
+NO_DEVICE = "no_device"
 RESEND_AFTER = timedelta(seconds=15)
 """A delivery still pending after this long lost its message: the clock sends it again."""
 
@@ -29,6 +30,7 @@ SELECT id, data::text, actor, send_at, expires_at, now() FROM events WHERE id = 
 _LOCK = """
 SELECT user_id, seq, unread, windows FROM inboxes WHERE user_id = ANY(%s::text[]) ORDER BY user_id FOR UPDATE
 """
+_DEVICES = "SELECT id, user_id, kind FROM devices WHERE user_id = ANY(%s::text[]) ORDER BY id"
 _PRESENT = "SELECT id FROM notifications WHERE id = ANY(%s::uuid[])"
 _NEW_USERS = "INSERT INTO users (id) SELECT unnest(%s::text[]) ORDER BY 1 ON CONFLICT DO NOTHING"
 _NEW_INBOXES = "INSERT INTO inboxes (user_id) SELECT unnest(%s::text[]) ORDER BY 1 ON CONFLICT DO NOTHING"
@@ -56,11 +58,12 @@ FROM ROWS FROM (
 LEFT JOIN routed e ON e.id = n.event_id
 """
 _DELIVER = """
-INSERT INTO deliveries (id, notification_id, user_id, channel, state, reason, next_attempt_at, settled_at)
-SELECT id, notification_id, user_id, channel, CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END, reason,
-    now() + %s, CASE WHEN reason IS NULL THEN NULL ELSE now() END
-FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::text[])
-    AS d (id, notification_id, user_id, channel, reason)
+INSERT INTO deliveries (id, notification_id, user_id, channel, device_id, state, reason, next_attempt_at,
+    settled_at)
+SELECT id, notification_id, user_id, channel, device_id, CASE WHEN reason IS NULL THEN 'pending' ELSE 'failed' END,
+    reason, now() + %s, CASE WHEN reason IS NULL THEN NULL ELSE now() END
+FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::text[])
+    AS d (id, notification_id, user_id, channel, device_id, reason)
 """
 _CLOSE_GROUPS = "UPDATE notification_groups SET closed_at = now() WHERE id = ANY(%s) AND closed_at IS NULL"
 _FOLD = """
@@ -91,28 +94,37 @@ class Delivery(NamedTuple):
     id: UUID
     row: Row
     channel: str
+    device: UUID | None
     reason: str | None
+
+
+class Device(NamedTuple):
+    """Where a push goes, and the channel that brings it there."""
+
+    id: UUID
+    channel: str
 
 
 def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
     """Writes the batch; returns the deliveries to send, by channel (none for what was written before)."""
     users = {n.recipient for n in batch}
     with use.pool.connection() as connection:
-        found = begin(connection, batch, users)
+        found = begin(connection, batch, users, use.served)
         while missing := users - found.inboxes.keys():
             connection.commit()  # whoever makes people holds no lock meanwhile
             make_users(connection, missing)
-            found = begin(connection, batch, users)
+            found = begin(connection, batch, users, use.served)
         rows, deliveries = dict[UUID, Row](), list[Delivery]()
         for addressed in batch:
             content = found.contents.get(addressed.event_id)
             if content is None or addressed.id in found.present or addressed.id in rows:
                 continue
+            if "push" in addressed.open and addressed.recipient not in found.devices:
+                addressed = addressed.close({"push": NO_DEVICE})  # noqa: PLW2901
             n, row = compose(addressed, content, use.catalog)
             place(n, row, found.inboxes[row.user_id], milliseconds_of(content.now), use.catalog)
             rows[row.id] = row
-            reason = UNRENDERABLE if row.error else None
-            deliveries += [Delivery(delivery_id(row.id, channel), row, channel, reason) for channel in n.open]
+            deliveries += addresses(n, row, found.devices)
         if not rows:
             connection.rollback()
             return {}
@@ -124,27 +136,53 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
     return dict(to_send)
 
 
+def addresses(n: Notification, row: Row, devices: dict[str, list[Device]]) -> list[Delivery]:
+    """One delivery per address: the inbox, the mailbox, each device."""
+    reason = UNRENDERABLE if row.error else None
+    found = []
+    for channel in n.open:
+        if channel == "push":
+            found += [
+                Delivery(delivery_id(row.id, to.channel, text(to.id)), row, to.channel, to.id, reason)
+                for to in devices[row.user_id]
+            ]
+        else:
+            found.append(Delivery(delivery_id(row.id, channel), row, channel, None, reason))
+    return found
+
+
 class Found(NamedTuple):
     """What the batch's events hold, without those that are gone (erased, pruned); the recipients' inboxes, as far
-    as they exist; notifications that are already written."""
+    as they exist; notifications that are already written; the devices of those a push goes to."""
 
     contents: dict[str, Content]
     inboxes: dict[str, Inbox]
     present: set[UUID]
+    devices: dict[str, list[Device]]
 
 
-def begin(connection: Connection, batch: list[Notification], users: set[str]) -> Found:
+def begin(connection: Connection, batch: list[Notification], users: set[str], served: frozenset[str]) -> Found:
     """Begins a transaction, with locks in the order of users' ids, so that batches never wait for each other in a
     circle."""
+    pushed = {n.recipient for n in batch if "push" in n.open}
+    listed: Iterable[tuple[UUID, str, str]] = ()
     with connection.pipeline():
         connection.execute("BEGIN")
         contents = connection.execute(_CONTENT, (array({n.event_id for n in batch}),))
         locked = connection.execute(_LOCK, (array(users),))
         present = connection.execute(_PRESENT, (array(n.id for n in batch),))
+        if pushed:
+            listed = connection.execute(_DEVICES, (array(pushed),))
+    devices = defaultdict(list)
+    for id_, user, kind in listed:
+        channel = "webpush" if kind == "web_push" else "fcm"
+        if channel in served:
+            devices[user].append(Device(id_, channel))
     return Found(
         {id_: Content(msgspec.json.decode(data), *rest) for id_, data, *rest in contents},
         {user: Inbox(seq, unread, windows) for user, seq, unread, windows in locked},
         {id_ for (id_,) in present},
+        devices,
     )
 
 
@@ -198,6 +236,7 @@ def write(
                 array(d.row.id for d in deliveries),
                 array(d.row.user_id for d in deliveries),
                 array(d.channel for d in deliveries),
+                array(d.device for d in deliveries),
                 array(d.reason for d in deliveries),
             ),
         )

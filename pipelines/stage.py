@@ -12,7 +12,8 @@ from schema.notification import Notification
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process opened once for its stages. `served` are the channels that this fleet runs."""
+    """What a process opened once. `served`: the channels that this fleet is configured for, by what preferences
+    call them and by the names of those that send (push: fcm, webpush)."""
 
     pool: ConnectionPool
     redis: Redis

@@ -1,31 +1,107 @@
-"""Delivery and its attempts: states, and the outcomes a channel may report.
+"""Delivery and its attempts: states, what a channel is given, and the outcomes it may report.
 
-    pending ─▶ sent                     the provider (for web: the live publication) took it
-       │
-       ├─ Later ─▶ retrying ─▶ …        tried again at next_attempt_at; schedule spent ─▶ dead
-       ├─ Never ─▶ failed(reason)       final: it will not get better
-       └─ nothing heard ─▶ pending      next_attempt_at passed: the clock sends it again
+    pending ─claim─▶ sending ─ Sent ────▶ sent
+       ▲ │              ├─ Later ───▶ retrying ─claim─▶ …   at next_attempt_at; schedule spent ─▶ dead
+       │ │              ├─ Unknown ─▶ retrying              the provider may have it: a possible duplicate, counted
+       │ │              ├─ Away ────▶ retrying              nothing was tried: the attempt does not count
+       │ │              ├─ Never ───▶ failed(reason)        repeating it cannot help
+       │ │              ├─ Gone ────▶ failed(reason)        and the address is taken off the list
+       │ │              └─ no word before the lease ended ─▶ as Unknown: the process died, or was too late
+       │ └─ opted out, read, no address, expired ─▶ suppressed(reason), expired: decided before sending
+       └─ next_attempt_at passed: its message was lost, and the clock sends it again
 
-`next_attempt_at` of a pending delivery is when the clock takes its message for lost.
+The web channel needs no claim, because saying the same twice is shown once: pending ─▶ sent in one step.
+`next_attempt_at` is when something happens next: a message counts as lost, a try is due, a lease ends.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
-RETRYING, SENT, FAILED, DEAD = "retrying", "sent", "failed", "dead"
+import msgspec
+
+PENDING, SENDING, RETRYING = "pending", "sending", "retrying"
+SENT, FAILED, DEAD, SUPPRESSED, EXPIRED = "sent", "failed", "dead", "suppressed", "expired"
+OPEN = (PENDING, SENDING, RETRYING)
+FINAL = (SENT, FAILED, DEAD, SUPPRESSED, EXPIRED)
+
+
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """One delivery as a channel is given it: to whom, where, and what. It stays in the process that sends it.
+
+    address   an email address, an FCM token or installation id, a push service's endpoint
+    device    whose address it is, by `devices.id`; None for email
+    kind      devices.kind; "" for email
+    keys      web push: {"p256dh": …, "auth": …}
+    unread    the inbox's count now, for a badge
+    group     the group's id, when the notification is a member of one or its row; `count` its size, else 1
+    replaces  members that were told of by themselves before the group formed
+    """
+
+    delivery: UUID
+    attempt: int
+    notification: UUID
+    user: str
+    address: str
+    device: UUID | None = None
+    kind: str = ""
+    keys: dict[str, str] | None = None
+    type: str
+    category: str
+    importance: str
+    title: str
+    message: str
+    action_url: str | None
+    data: dict[str, Any]
+    actor: str | None = None
+    created_at: datetime
+    expires_at: datetime | None = None
+    unread: int = 0
+    group: UUID | None = None
+    count: int = 1
+    replaces: tuple[UUID, ...] = ()
+    locale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Taken by the provider; `receipt` is the provider's own id for it, when it gives one."""
+    """Taken by the provider; `receipt` is the provider's own id for it, when it gives one. `said`: what was odd
+    about its yes."""
 
     receipt: str | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now: a hiccup, an outage. Tried again after the channel's schedule."""
+    """Not now; what was wrong is about this delivery alone. Tried again after the channel's schedule, and not
+    before `wait` seconds. `said`: the provider's words, for people who look; never logged. `answered`: whether the
+    provider said so; several batches in a row without any answer mean that it is away."""
 
     reason: str
+    said: str = ""
+    wait: float = 0
+    answered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The provider was told and its answer never came: it may have been sent. Tried again like Later."""
+
+    reason: str
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The provider takes nothing at the moment, from anybody: it is away, refuses our credentials, or a quota is
+    spent. This one was not sent, the try does not count, and the whole channel pauses, for at least `wait`
+    seconds."""
+
+    reason: str
+    said: str = ""
+    wait: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +109,15 @@ class Never:
     """Not ever: repeating it cannot help."""
 
     reason: str
+    said: str = ""
 
 
-Outcome = Sent | Later | Never
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Not ever, to this address: nobody is there any more."""
+
+    reason: str
+    said: str = ""
+
+
+Outcome = Sent | Later | Unknown | Away | Never | Gone

@@ -201,7 +201,7 @@ deliveries = Table(
     Column("notification_id", Uuid, nullable=False),
     Column("user_id", Text, nullable=False),
     Column("channel", Text, nullable=False),
-    Column("address", Text, comment="empty: the user's inbox"),
+    Column("device_id", Uuid, comment="push: to which of the user's devices"),
     Column("state", Text, nullable=False, server_default="pending", comment="schema/delivery.py"),
     Column("reason", Text),
     Column("attempt", SmallInteger, nullable=False, server_default="0", comment="tries so far"),
@@ -209,8 +209,22 @@ deliveries = Table(
     Column("receipt", Text),
     created_at(),
     Column("settled_at", Instant),
+    Column(
+        "replayed_after",
+        SmallInteger,
+        nullable=False,
+        server_default="0",
+        comment="tries before it was replayed; the schedule begins anew there",
+    ),
     PrimaryKeyConstraint("id"),
-    Index("deliveries_open", "next_attempt_at", postgresql_where=text("state IN ('pending', 'retrying')")),
+    Index(
+        "deliveries_open",
+        "channel",
+        "next_attempt_at",
+        postgresql_where=text("state IN ('pending', 'sending', 'retrying')"),
+    ),
+    Index("deliveries_sending", "channel", "next_attempt_at", postgresql_where=text("state = 'sending'")),
+    Index("deliveries_dead", "id", postgresql_where=text("state = 'dead'")),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -221,7 +235,9 @@ attempts = Table(
     Column("number", SmallInteger, nullable=False, comment="1 is the first try"),
     Column("outcome", Text, nullable=False),
     Column("reason", Text),
-    Column("ended_at", Instant, nullable=False, server_default=func.now()),
+    Column("said", Text, comment="the provider's words"),
+    Column("started_at", Instant, nullable=False, server_default=func.now()),
+    Column("ended_at", Instant, server_default=func.now()),
     PrimaryKeyConstraint("delivery_id", "number"),
     postgresql_partition_by="RANGE (delivery_id)",
 )
@@ -236,6 +252,35 @@ dead_letters = Table(
     Column("cause", Text, nullable=False),
     Column("trace", Text, nullable=False),
     Column("created_at", Instant, nullable=False, server_default=func.now(), index=True),
+    Column("replayed_at", Instant),
+    Column("discarded_at", Instant),
+)
+
+opt_outs = Table(
+    "opt_outs",
+    metadata,
+    Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    created_at(),
+    PrimaryKeyConstraint("user_id", "channel", "category"),
+)
+
+suppressed_addresses = Table(
+    "suppressed_addresses",
+    metadata,
+    Column("address", Text, primary_key=True, comment="an email address in lower case"),
+    Column("reason", Text, nullable=False, comment="mailbox_unknown | bounce | complaint"),
+    created_at(),
+)
+
+email_feedback = Table(
+    "email_feedback",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the provider's id: the same twice counts once"),
+    Column("kind", Text, nullable=False, comment="delivered | bounce | complaint"),
+    Column("delivery_id", Uuid),
+    created_at(),
 )
 
 timers = Table(

@@ -18,8 +18,9 @@ from workers.broker import DEAD_LETTERS_KEPT, HEARTBEAT_TIMEOUT
 from workers.chain import LANES, start
 from workers.channels import CHANNELS
 from workers.deliver import send_deliveries
+from workers.devices import stale_devices
 from workers.patience import AWAY
-from workers.queues import NAMESPACE, QUEUES, delivery_queue, waiting_since
+from workers.queues import NAMESPACE, QUEUES, backlog, delivery_queue, waiting_since
 from workers.resources import catalog, pool, redis_client
 from workers.settings import settings
 
@@ -27,6 +28,8 @@ ROUND = 1000
 """Rows a duty takes in one round."""
 RESCUES = 12
 """How often an event is sent again, at doubling intervals: after some hours it is a poison, left for people."""
+ENOUGH = 20
+"""Messages that wait in a channel's queue, with which the clock adds none: the rest waits in Postgres."""
 MARK = "tocsin:not-emptied"
 """A key whose absence says that Redis lost what it held."""
 REFILLING = "tocsin:refilling"
@@ -64,6 +67,26 @@ UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
     ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
 ) RETURNING id
 """
+_END_LEASES = """
+WITH ended AS (
+    UPDATE deliveries d SET reason = 'no_word', next_attempt_at = now(),
+        state = CASE WHEN attempt - replayed_after > %(tries)s THEN 'dead' ELSE 'retrying' END,
+        settled_at = CASE WHEN attempt - replayed_after > %(tries)s THEN now() END
+    WHERE id IN (
+        SELECT id FROM deliveries WHERE state = 'sending' AND next_attempt_at <= now() AND channel = %(channel)s
+        ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
+    ) RETURNING id, attempt, notification_id
+), tried AS (
+    UPDATE attempts a SET outcome = 'unknown', reason = 'no_word', ended_at = now()
+    FROM ended e WHERE a.delivery_id = e.id AND a.number = e.attempt
+), counted AS (
+    INSERT INTO notification_analytics (type, event, hour, shard, count)
+    SELECT n.type, 'possible_duplicate', date_trunc('hour', now()), pg_backend_pid() %% 8, count(*)
+    FROM ended e JOIN notifications n ON n.id = e.notification_id GROUP BY n.type ORDER BY n.type
+    ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
+)
+SELECT id FROM ended
+"""
 _ALL_UNROUTED = """
 UPDATE events SET rescued_at = now() WHERE id IN (
     SELECT id FROM events
@@ -75,9 +98,9 @@ UPDATE events SET rescued_at = now() WHERE id IN (
 _ALL_UNSENT = """
 UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
     SELECT id FROM deliveries
-    WHERE state = 'pending' AND next_attempt_at < %(found)s::timestamptz + %(after)s
+    WHERE state = 'pending' AND next_attempt_at < %(found)s::timestamptz + %(after)s AND channel = %(channel)s
     ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
-) RETURNING id, channel
+) RETURNING id
 """
 
 
@@ -109,10 +132,26 @@ def rescue_events() -> int:
     return done
 
 
+def end_leases() -> int:
+    """Deliveries whose process died while it sent them, or was too late: whether the provider has them nobody
+    knows, so they count as possible duplicates, and are tried again."""
+    ended = 0
+    for channel in CHANNELS:
+        if not channel.LEASE:
+            continue
+        arguments = {"channel": channel.NAME, "tries": len(channel.SCHEDULE), "round": ROUND}
+        with pool().connection() as connection:
+            ended += connection.execute(_END_LEASES, arguments).rowcount
+    return ended
+
+
 def send_due_deliveries() -> int:
-    """Sends deliveries whose time has come: retries, and those whose message was lost."""
+    """Sends deliveries whose time has come: retries, and those whose message was lost. While a channel has enough
+    waiting in its queue, they wait where they are."""
     sent = 0
     for channel in CHANNELS:
+        if backlog(redis_client(), delivery_queue(channel.NAME)) >= ENOUGH:
+            continue
         since = waiting_since(redis_client(), delivery_queue(channel.NAME))
         arguments = {"after": RESEND_AFTER, "channel": channel.NAME, "waiting_since": since, "round": ROUND}
         with pool().connection() as connection:
@@ -136,13 +175,19 @@ def refill() -> int:
     arguments = {"found": found.decode(), "after": RESEND_AFTER, "round": ROUND}
     with pool().connection() as connection:
         lost = [Accepted(*row) for row in connection.execute(_ALL_UNROUTED, arguments)]
-        unsent = connection.execute(_ALL_UNSENT, arguments).fetchall()
+        unsent = {
+            channel.NAME: [
+                id_ for (id_,) in connection.execute(_ALL_UNSENT, arguments | {"channel": channel.NAME})
+            ]
+            for channel in CHANNELS
+        }
     start(lost)
-    for channel in CHANNELS:
-        send_deliveries(channel.NAME, [id_ for id_, of in unsent if of == channel.NAME])
-    if max(len(lost), len(unsent)) < ROUND:
+    for channel, ids in unsent.items():
+        send_deliveries(channel, ids)
+    most = max(len(lost), *map(len, unsent.values()))
+    if most < ROUND:
         redis.eval(_DONE, 1, REFILLING, found)
-    return max(len(lost), len(unsent))
+    return most
 
 
 def return_messages() -> int:
@@ -168,12 +213,14 @@ def make_partitions() -> int:
 
 DUTIES: tuple[tuple[Callable[[], int], float], ...] = (
     (release_timers, 0.5),
+    (end_leases, 1),
     (send_due_deliveries, 1),
     (refill, 1),
     (return_messages, 2),
     (keep_stream_door, 2),
     (rescue_events, 3),
     (make_partitions, 3600),
+    (stale_devices, 3600),
 )
 """Each duty, and the seconds between two rounds of it."""
 

@@ -1,9 +1,9 @@
 """What fetches a queue's messages for a worker process; see workers/broker.py for what it mends.
 
-Small messages that wait are gathered: those of one actor become one call of it, up to 500 items, and are
-acknowledged together. So a backlog of single events is worked off in batches, and a lonely one waits for nobody.
-A gathered call that fails is sent again as the messages it was made of (workers/middleware.py), which then travel
-alone: a poisonous one takes no neighbour with it.
+Small messages that wait are gathered: those of one actor become one call of it, up to 500 items or what
+workers/queues.py says, and are acknowledged together. So a backlog of single events is worked off in batches, and
+a lonely one waits for nobody. A gathered call that fails is sent again as the messages it was made of
+(workers/middleware.py), which then travel alone: a poisonous one takes no neighbour with it.
 """
 
 import threading
@@ -21,17 +21,15 @@ from dramatiq.message import Message
 from schema.wire import BATCH
 from workers.log import logger
 from workers.middleware import bury
+from workers.queues import share
 
 if TYPE_CHECKING:
     from workers.broker import Broker
 
-IN_HAND = 2
-"""Calls of a queue's actors, running or waiting, with which a process fetches no more. Few: what is left in Redis
-can be gathered, or taken by another process."""
 MOST_MESSAGES = 500
 BYTES = 64 * 1024
-"""What one fetch brings at most for each call that there is room for, unless one message alone is larger: about a
-full batch of notifications."""
+"""What one fetch brings at most for each call of 500 items that there is room for, unless one message alone is
+larger: about a full batch of notifications."""
 IDLE_WAIT = 1.0
 """Seconds an idle consumer waits on its list before it shows itself alive and waits again."""
 SIGN = 1.0
@@ -49,7 +47,7 @@ class Consumer(_RedisConsumer):
         if queue_name == dq_name(queue_name):
             self.held.clear()  # a delayed message is in nobody's hands but the lost consumer's
         else:
-            self.prefetch = min(prefetch, IN_HAND)
+            self.prefetch = min(prefetch, share(queue_name).calls)
         self._safely(self._reclaim)
 
     def ack(self, message: Any) -> None:
@@ -106,7 +104,10 @@ class Consumer(_RedisConsumer):
         if room and self.emptied:
             key = f"{self.broker.namespace}:{self.queue_name}"
             self.broker.client.blmove(key, key, IDLE_WAIT, "LEFT", "LEFT")
-        waiting, *found = self.broker.do_fetch(self.queue_name, room and MOST_MESSAGES, room * BYTES)
+        items = share(self.queue_name).items
+        waiting, *found = self.broker.do_fetch(
+            self.queue_name, room and MOST_MESSAGES, room * BYTES * items // BATCH
+        )
         self.emptied = not waiting
         self.broker.polled[self.queue_name] = time.monotonic()  # the fetch was also the heartbeat
         readable = []
@@ -115,7 +116,7 @@ class Consumer(_RedisConsumer):
                 readable.append(message)
             else:
                 self._bury_unreadable(id_.decode(), data or b"")
-        self.message_cache = gathered(readable)
+        self.message_cache = gathered(readable, items)
 
     def _reclaim(self) -> None:
         """Ids that Redis counts as held here, and that are not, go back to the queue."""
@@ -144,15 +145,15 @@ def read(data: bytes | None) -> Message[Any] | None:
     return message if "redis_message_id" in message.options else None
 
 
-def gathered(messages: Iterable[Message[Any]]) -> list[Message[Any]]:
-    """Calls, in the order of their first messages. Only a message that says how many items it has, and did not
-    fail before, is gathered with others."""
+def gathered(messages: Iterable[Message[Any]], most: int = BATCH) -> list[Message[Any]]:
+    """Calls of up to `most` items, in the order of their first messages. Only a message that says how many items
+    it has, and did not fail before, is gathered with others."""
     calls: list[list[Message[Any]]] = []
     latest: dict[str, tuple[list[Message[Any]], int]] = {}
     for message in messages:
         items = message.options.get("items", BATCH)
-        parts, together = latest.get(message.actor_name, ([], BATCH))
-        if "retries" in message.options or together + items > BATCH:
+        parts, together = latest.get(message.actor_name, ([], most))
+        if "retries" in message.options or together + items > most:
             parts, together = [], 0
             calls.append(parts)
         parts.append(message)

@@ -1,203 +1,131 @@
-"""What happens to a delivery, once for all channels: read, send, settle; in batches, states as in
+"""What happens to a delivery, once for all channels: claim, send, settle; in batches, states as in
 schema/delivery.py.
 
 Consumes   schema.wire.Deliveries, one or several, on the queue `deliver-CHANNEL`
-Produces   the channel's sends; settled rows, attempts that failed, counts
-Repeats    safely: what is settled is not read again, and settling is fenced by the attempt number
-Waits      while Postgres is away, with its deliveries in hand
-Fails as   an outcome, which settles the delivery as retrying, failed or dead; an exception is a bug
+Produces   the channel's sends; settled rows, an attempt row for each try, counts
+Repeats    safely: what is claimed or settled is not claimed again, and settling is fenced by the attempt's number
+Waits      while Postgres is away, with its deliveries in hand; not for a provider, whose deliveries are postponed
+Fails as   an outcome, which settles the delivery; an exception is a bug
 """
 
 import random
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache, partial
 from types import ModuleType
-from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import dramatiq
 import msgspec
-from psycopg import Connection
-from psycopg.rows import args_row
 from structlog.contextvars import bind_contextvars
 
 import workers.broker  # noqa: F401  (the broker must be set before an actor is declared)
-from pipelines.arrays import array
-from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Outcome, Sent
-from schema.wire import BATCH, Deliveries, Group, InboxItem, Publication, read
-from workers.channels import CHANNELS, web
+from pipelines.backoff import backoff
+from pipelines.stage import Resources
+from schema.delivery import DEAD, EXPIRED, FAILED, RETRYING, SENT, Away, Gone, Later, Never, Outcome, Sent, Unknown
+from schema.wire import Deliveries, read
+from workers import claims, publications
+from workers.channels import CHANNELS
+from workers.circuit import Circuit
+from workers.claims import Claimed, Decided, Row, Settled
 from workers.patience import patiently
-from workers.queues import delivery_queue
-from workers.resources import pool, redis_client
+from workers.queues import delivery_queue, share
+from workers.resources import resources
 
-_OPEN = "d.state NOT IN ('sent', 'failed', 'dead')"
-"""Said so that it is looked up by id: `IN ('pending', 'retrying')` is the condition of an index that holds the
-whole backlog, and PostgreSQL would walk all of it."""
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-"""All reads see one moment: the inbox's version belongs to the rows beside it."""
-_DELIVERIES = f"""
-SELECT id::text, attempt, notification_id::text, user_id FROM deliveries d WHERE id = ANY(%s::uuid[]) AND {_OPEN}
-"""
-_INBOXES = "SELECT user_id, version, unread FROM inboxes WHERE user_id = ANY(%s::text[])"
-_NOTIFICATIONS = """
-SELECT group_id::text, id::text, seq, type, category, importance, title, message, data::text, action_url,
-    created_at, read_at, clicked_at, archived_at, group_count, "leading"
-FROM notifications WHERE id = ANY(%s::uuid[])
-"""
-_SETTLE = f"""
-WITH settled AS (
-    UPDATE deliveries d
-    SET state = o.state, reason = o.reason, receipt = o.receipt, attempt = d.attempt + 1,
-        next_attempt_at = now() + o.wait, settled_at = CASE WHEN o.state = 'retrying' THEN NULL ELSE now() END
-    FROM unnest(%s::uuid[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[], %s::interval[])
-        AS o (id, attempt, type, state, reason, receipt, wait)
-    WHERE d.id = o.id AND d.attempt = o.attempt AND d.id = ANY(%s::uuid[]) AND {_OPEN}
-    RETURNING d.id, d.attempt, d.state, d.reason, o.type
-), tried AS (
-    INSERT INTO attempts (delivery_id, number, outcome, reason)
-    SELECT id, attempt, state, reason FROM settled WHERE state <> 'sent'
-)
-INSERT INTO notification_analytics (type, event, hour, shard, count)
-SELECT type, 'sent', date_trunc('hour', now()), pg_backend_pid() %% 8, count(*)
-FROM settled WHERE state = 'sent' GROUP BY type ORDER BY type
-ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
-"""
+SAID = 500
+"""Characters kept of a provider's words."""
 
 Deliver = dramatiq.Actor[..., None]
 
 
-class Shown(NamedTuple):
-    """A row of an inbox. Ids are text here: they go from one document into another."""
-
-    group_id: str | None
-    id: str
-    seq: int
-    type: str
-    category: str
-    importance: str
-    title: str
-    message: str
-    data: str
-    action_url: str | None
-    created_at: datetime
-    read_at: datetime | None
-    clicked_at: datetime | None
-    archived_at: datetime | None
-    group_count: int | None
-    leading: list[UUID]
+@cache
+def circuit(channel: str) -> Circuit:
+    """What this process knows of the channel's provider."""
+    return Circuit(channel)
 
 
-class Open(NamedTuple):
-    """A delivery to be sent, and the row of an inbox that it tells of: the notification's own, or its group's."""
-
-    delivery: str
-    attempt: int
-    type: str
-    user: str
-    version: int
-    unread: int
-    row: Shown
-
-
-def deliver(channel: ModuleType, ids: Sequence[UUID]) -> None:
-    """Sends deliveries that are still open. No connection is held while the channel sends."""
-    with pool().connection() as connection:
-        found = read_open(connection, ids)
-    if not found:
+def deliver(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: Circuit | None = None) -> None:
+    """Sends deliveries, in as large batches as the channel and its provider take."""
+    if not channel.LEASE:
+        patiently(partial(publications.publish, channel, ids, use))
         return
-    outcomes = channel.send([item(one) for one in found], redis_client())
-    with pool().connection() as connection:
-        settle(connection, channel.SCHEDULE, found, outcomes)
+    provider = provider or circuit(channel.NAME)
+    waiting = list(ids)
+    while waiting:
+        room = provider.room(min(channel.BATCH, len(waiting)))
+        if not room:
+            patiently(partial(postpone, waiting, use, provider.wait()))
+            return
+        send(channel, waiting[:room], use, provider)
+        del waiting[:room]
 
 
-def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
-    """In the order of their users' inboxes. Looked up by arrays of ids and put together here: PostgreSQL would
-    join them one by one, in three times as long."""
-    with connection.pipeline():
-        connection.execute(_BEGIN)
-        deliveries = connection.execute(_DELIVERIES, (array(ids),)).fetchall()
-        users = {user for _, _, _, user in deliveries}
-        inboxes = connection.execute(_INBOXES, (array(users),))
-        rows = read_rows(connection, [id_ for _, _, id_, _ in deliveries])
-        rows |= read_rows(connection, {row.group_id for row in rows.values() if row.group_id})
-        connection.execute("COMMIT")  # psycopg's own takes a pipeline that was read from for one without BEGIN
-    known = {user: (version, unread) for user, version, unread in inboxes}
-    found = []
-    for id_, attempt, told, user in deliveries:
-        row = rows.get(told)
-        if row and user in known and (shown := rows.get(row.group_id) if row.group_id else row):
-            found.append(Open(id_, attempt, row.type, user, *known[user], shown))
-    return sorted(found, key=lambda one: (one.user, one.row.seq or 0))
+def postpone(ids: Sequence[UUID], use: Resources, seconds: float) -> None:
+    with use.pool.connection() as connection:
+        claims.postpone(connection, ids, seconds)
 
 
-def read_rows(connection: Connection, ids: Collection[str]) -> dict[str, Shown]:
-    if not ids:
-        return {}
-    cursor = connection.cursor(row_factory=args_row(Shown))
-    return {row.id: row for row in cursor.execute(_NOTIFICATIONS, (array(ids),))}
+def send(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: Circuit) -> None:
+    """One batch. No connection is held while the channel sends; what it was told is kept in hand until Postgres
+    has it."""
+    outcomes: list[Outcome] = []
+    try:
+        claimed = patiently(partial(claim, channel, ids, use))
+        parcels = [one.parcel for one in claimed if one.parcel]
+        if parcels:
+            outcomes = channel.send(parcels, use)
+    finally:
+        provider.hear(outcomes, len(ids) - len(outcomes))
+    if not claimed:
+        return
+    told = iter(outcomes)
+    settled = [
+        decided(one.row, one.decided)
+        if one.decided
+        else judge(one.row, channel.SCHEDULE, next(told), provider.wait())
+        for one in claimed
+    ]
+    patiently(partial(settle, settled, claimed[0].row.now, use))
 
 
-def item(one: Open) -> web.Item:
-    """What the web channel needs of a row."""
-    row = one.row
-    shown = InboxItem(
-        cast("UUID", row.id),
-        row.seq,
-        row.type,
-        row.category,
-        row.importance,
-        row.title,
-        row.message,
-        cast("dict[str, Any]", msgspec.Raw(row.data.encode())),  # JSON goes into JSON as it is
-        row.action_url,
-        row.created_at,
-        row.read_at is not None,
-        row.read_at,
-        row.clicked_at,
-        row.archived_at,
-        Group(row.group_count, row.leading) if row.group_count else None,
-    )
-    return web.Item(one.user, Publication("notification", one.version, one.unread, shown))
+def claim(channel: ModuleType, ids: Sequence[UUID], use: Resources) -> list[Claimed]:
+    with use.pool.connection() as connection:
+        return claims.claim(connection, channel, ids, use.catalog)
 
 
-def settle(
-    connection: Connection, schedule: Sequence[float], rows: Sequence[Open], outcomes: Iterable[Outcome]
-) -> None:
-    """Records the outcomes in one trip. A delivery that another worker settled meanwhile stays as it is."""
-    settled = [judge(row, schedule, outcome) for row, outcome in zip(rows, outcomes, strict=True)]
-    columns = [array(column) for column in zip(*settled, strict=True)]
-    connection.execute(_SETTLE, (*columns, columns[0]))
+def settle(settled: Sequence[Settled], claimed_at: datetime, use: Resources) -> None:
+    with use.pool.connection() as connection:
+        claims.settle(connection, settled, claimed_at)
 
 
-class Settled(NamedTuple):
-    """What one try made of a delivery. `attempt`: tries before it; `wait`: seconds until the next, as a string."""
-
-    id: str
-    attempt: int
-    type: str
-    state: str
-    reason: str | None = None
-    receipt: str | None = None
-    wait: str = "0"
-
-
-def judge(row: Open, schedule: Sequence[float], outcome: Outcome) -> Settled:
-    """Sent is sent and Never has failed; Later is tried again until the schedule is spent."""
+def judge(row: Row, schedule: Sequence[float], outcome: Outcome, pause: float = 0) -> Settled:
+    """What the outcome of a try makes of its delivery. `pause`: seconds until the provider is asked again."""
     which = row.delivery, row.attempt, row.type
     match outcome:
-        case Sent(receipt):
-            return Settled(*which, SENT, receipt=receipt)
-        case Never(reason):
-            return Settled(*which, FAILED, reason)
-        case Later(reason) if row.attempt < len(schedule):
-            return Settled(*which, RETRYING, reason, wait=f"{backoff(schedule, row.attempt):.3f}")
-        case Later(reason):
-            return Settled(*which, DEAD, reason)
+        case Sent(receipt, said):
+            return Settled(*which, SENT, SENT, receipt=receipt, said=said[:SAID])
+        case Never(reason, said):
+            return Settled(*which, FAILED, FAILED, reason, said=said[:SAID])
+        case Gone(reason, said):
+            address = row.address if row.device else row.email
+            return Settled(*which, FAILED, FAILED, reason, said=said[:SAID], gone=address, device=row.device)
+        case Away(reason, said, wait):
+            seconds = max(pause, wait) * random.uniform(1, 1.2)  # noqa: S311  (spreads load, guards nothing)
+            return Settled(*which, "away", RETRYING, reason, said=said[:SAID], wait=f"{seconds:.3f}", counts=False)
+        case Later(reason, said) | Unknown(reason, said):
+            happened = "unknown" if isinstance(outcome, Unknown) else "later"
+            if row.tries > len(schedule):
+                return Settled(*which, happened, DEAD, reason, said=said[:SAID])
+            least = outcome.wait if isinstance(outcome, Later) else 0
+            seconds = max(backoff(schedule, row.tries - 1), least)
+            if row.ends_at and row.now + timedelta(seconds=seconds) >= row.ends_at:
+                return Settled(*which, happened, EXPIRED, reason, said=said[:SAID])
+            return Settled(*which, happened, RETRYING, reason, said=said[:SAID], wait=f"{seconds:.3f}")
 
 
-def backoff(schedule: Sequence[float], attempt: int) -> float:
-    """Seconds to wait after the try that followed `attempt` earlier ones: the schedule's entry, ± 20 %."""
-    return schedule[attempt] * random.uniform(0.8, 1.2)  # noqa: S311  (spreads load, guards nothing)
+def decided(row: Row, what: Decided) -> Settled:
+    """It was not tried at all."""
+    return Settled(row.delivery, row.attempt, row.type, what.state, what.state, what.reason, counts=False)
 
 
 def declare(channel: ModuleType) -> Deliver:
@@ -206,7 +134,7 @@ def declare(channel: ModuleType) -> Deliver:
     def hop(*messages: msgspec.Raw) -> None:
         ids = [id_ for message in messages for id_ in read(message, Deliveries).deliveries]
         bind_contextvars(items=len(ids))
-        patiently(lambda: deliver(channel, ids))
+        deliver(channel, ids, resources())
 
     return dramatiq.actor(actor_name=f"deliver_{channel.NAME}", queue_name=delivery_queue(channel.NAME))(hop)
 
@@ -215,7 +143,8 @@ ACTORS: dict[str, Deliver] = {channel.NAME: declare(channel) for channel in CHAN
 
 
 def send_deliveries(channel: str, ids: Sequence[UUID]) -> None:
-    """Sends deliveries to their channel's workers, up to 500 a message."""
-    for begin in range(0, len(ids), BATCH):
-        together = list(ids[begin : begin + BATCH])
+    """Sends deliveries to their channel's workers, a call's share in a message."""
+    most = share(delivery_queue(channel)).items
+    for begin in range(0, len(ids), most):
+        together = list(ids[begin : begin + most])
         ACTORS[channel].send_with_options(args=(Deliveries(together),), items=len(together))

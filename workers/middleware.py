@@ -72,13 +72,13 @@ class Process(Middleware):
         parent = multiprocessing.parent_process()
         if parent and os.getppid() != parent.pid:
             os._exit(1)  # it died before it could have told us
-        say_alive(broker.client, name)
-        stopping.clear()
         try:
             resources()
-        except TocsinError as error:  # a template that is wrong: said once, at the start, and by nothing else
+        except TocsinError as error:  # a template or a setting that is wrong: said once, and by nothing else
             log.logger().critical("cannot_start", error=str(error))
-            os._exit(1)
+            sys.exit(1)  # in order: Dramatiq's master waits to be told that this process booted, or did not
+        say_alive(broker.client, name)
+        stopping.clear()
         threading.Thread(target=watch, args=(broker,), name="watch", daemon=True).start()
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: object) -> None:
@@ -137,9 +137,19 @@ class Bury(Middleware):
     """A message whose tries are spent is a bug: kept in `dead_letters`, with its cause, for whoever mends it."""
 
     def after_nack(self, broker: dramatiq.Broker, message: Any) -> None:
-        trace = message.options.get("traceback") or repr(message._exception)
+        error = message._exception
+        trace = message.options.get("traceback") or repr(error)
         content = msgspec.json.encode({"args": message.args, "kwargs": message.kwargs})
-        bury(message.queue_name, message.actor_name, content, trace.strip().splitlines()[-1], trace)
+        bury(message.queue_name, message.actor_name, content, cause(error, trace), trace)
+
+
+def cause(error: BaseException | None, trace: str) -> str:
+    """What ended it, on one line: the error's name and the first line of what it says."""
+    if error is None:
+        return trace.strip().splitlines()[-1]
+    name = type(error).__name__
+    says = str(error).strip().splitlines()
+    return f"{name}: {says[0]}" if says else name
 
 
 def bury(queue: str, actor: str, message: bytes, cause: str, trace: str) -> None:

@@ -3,12 +3,13 @@
 retried, {ns}:{queue}.XQ dead ones."""
 
 import time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
 from dramatiq.common import dq_name, xq_name
 
+from schema.wire import BATCH
 from workers.channels import CHANNELS
 
 NAMESPACE = "tocsin"
@@ -25,6 +26,22 @@ def delivery_queue(channel: str) -> str:
 
 
 QUEUES = (PIPELINE, PIPELINE_BULK, *(delivery_queue(channel.NAME) for channel in CHANNELS))
+
+
+class Share(NamedTuple):
+    """How much of a queue a process takes. `calls` of its actor, running or waiting, with which it fetches no
+    more: few, for what is left in Redis can be gathered, or taken by another process. `items` of one call."""
+
+    calls: int
+    items: int
+
+
+SHARES = {delivery_queue(channel.NAME): Share(channel.AT_ONCE, channel.BATCH) for channel in CHANNELS}
+"""Of the pipelines it is a Share(2, BATCH)."""
+
+
+def share(queue: str) -> Share:
+    return SHARES.get(queue, Share(2, BATCH))
 
 
 class Queue(msgspec.Struct):
@@ -52,6 +69,11 @@ def look(client: redis.Redis) -> list[Queue]:
         depth, delayed, dead = answers[3 * index : 3 * index + 3]
         found.append(Queue(name, depth, _age(waiting_since(client, name)), delayed, dead))
     return found
+
+
+def backlog(client: redis.Redis, queue: str) -> int:
+    """Messages that wait in a queue."""
+    return client.llen(f"{NAMESPACE}:{queue}")
 
 
 def waiting_since(client: redis.Redis, queue: str) -> int | None:

@@ -60,4 +60,6 @@ def pool() -> ConnectionPool:
 
 @cache
 def resources() -> Resources:
-    return Resources(pool(), redis_client(), catalog(), frozenset(channel.NAME for channel in CHANNELS))
+    ready = [channel for channel in CHANNELS if channel.ready()]
+    served = frozenset(name for channel in ready for name in (channel.NAME, channel.SERVES))
+    return Resources(pool(), redis_client(), catalog(), served)

@@ -36,6 +36,11 @@ class Settings(BaseSettings):
         validation_alias="TOCSIN_JWT_SECRET",
         description="HS256 key of the embedding application",
     )
+    previous_secret: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="TOCSIN_PREVIOUS_SECRET",
+        description="the TOCSIN_JWT_SECRET before this one: unsubscribe links that it signed go on working",
+    )
     jwt_audience: str = Field("tocsin", validation_alias="TOCSIN_JWT_AUDIENCE")
     allowed_origins: str = Field(
         "", validation_alias="TOCSIN_ALLOWED_ORIGINS", description="comma-separated; empty: the gateway's own"
@@ -64,6 +69,66 @@ class Settings(BaseSettings):
         description="set by `tocsin up`: the demo page may sign in",
     )
 
+    smtp_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="TOCSIN_SMTP_URL",
+        description="smtp:// (STARTTLS when offered), smtp+starttls:// (or not at all) or smtps://, then"
+        " user:password@host:port; empty: no email",
+    )
+    mail_from: str = Field(
+        "Notifications <notifications@localhost>",
+        validation_alias="TOCSIN_MAIL_FROM",
+        description="the sender of every email",
+    )
+    dkim: str = Field(
+        "",
+        validation_alias="TOCSIN_DKIM",
+        description="domain:selector:/path/to/private.pem; empty: the mail server signs, or nobody",
+    )
+    public_url: str = Field(
+        "",
+        validation_alias="TOCSIN_PUBLIC_URL",
+        description="where browsers find the gateway, for links in emails; empty: TOCSIN_HOST and its port",
+    )
+    fcm_credentials: str = Field(
+        "",
+        validation_alias="TOCSIN_FCM_CREDENTIALS",
+        description="path of a Firebase service account's JSON file; empty: no FCM",
+    )
+    fcm_url: str = Field(
+        "https://fcm.googleapis.com", validation_alias="TOCSIN_FCM_URL", description="where FCM's HTTP v1 API is"
+    )
+    vapid_private_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="TOCSIN_VAPID_PRIVATE_KEY",
+        description="made by `tocsin keys vapid`; empty: no web push",
+    )
+    vapid_subject: str = Field(
+        "mailto:notifications@localhost",
+        validation_alias="TOCSIN_VAPID_SUBJECT",
+        description="whom a push service may write to (RFC 8292)",
+    )
+    push_hosts: str = Field(
+        "fcm.googleapis.com, updates.push.services.mozilla.com, *.push.apple.com, *.notify.windows.com",
+        validation_alias="TOCSIN_PUSH_HOSTS",
+        description="comma-separated hosts a web push endpoint may have",
+    )
+
+    dev_port: int = Field(
+        8002,
+        validation_alias="TOCSIN_DEV_PORT",
+        ge=1,
+        le=65535,
+        description="where `tocsin up` shows the local mailbox and phone",
+    )
+    dev_smtp_port: int = Field(
+        0,
+        validation_alias="TOCSIN_DEV_SMTP_PORT",
+        ge=0,
+        le=65535,
+        description="where the local mailbox takes mail; 0: `tocsin up` chooses, when TOCSIN_SMTP_URL is not set",
+    )
+
     process: str = Field("worker", validation_alias="TOCSIN_PROCESS", description="its name in the Procfile")
 
     @property
@@ -77,6 +142,20 @@ class Settings(BaseSettings):
     @property
     def hosts(self) -> frozenset[str]:
         return frozenset(host.strip().lower() for host in self.link_hosts.split(",") if host.strip())
+
+    @property
+    def dev_url(self) -> str:
+        """Where this machine reaches the local mailbox and phone."""
+        return f"http://{self._here}:{self.dev_port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where this machine's browsers reach the gateway."""
+        return self.public_url.rstrip("/") or f"http://{self._here}:{self.gateway_port}"
+
+    @property
+    def _here(self) -> str:
+        return "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
 
     @property
     def conninfo(self) -> str:

@@ -27,10 +27,12 @@ UNION ALL
 SELECT 'timers', 'waiting', count(*), min(created_at) FROM timers
 UNION ALL
 SELECT 'deliveries', state, count(*), min(created_at) FROM deliveries
-WHERE state IN ('pending', 'retrying') GROUP BY state
+WHERE state IN ('pending', 'sending', 'retrying') GROUP BY state
+UNION ALL
+SELECT 'deliveries', 'dead', count(*), min(created_at) FROM deliveries WHERE state = 'dead'
 UNION ALL
 SELECT 'deliveries', state || '_today', count(*), min(created_at) FROM deliveries
-WHERE id >= %s AND state NOT IN ('pending', 'retrying') GROUP BY state
+WHERE id >= %s AND state NOT IN ('pending', 'sending', 'retrying', 'dead') GROUP BY state
 UNION ALL
 SELECT 'rejected_events', 'kept', count(*), min(created_at) FROM rejected_events
 UNION ALL
@@ -65,7 +67,7 @@ class Status(msgspec.Struct):
 
 
 def rows(connection: Connection) -> list[Rows]:
-    """Open states in full, from partial indexes; closed ones since this time yesterday, from the ids' order."""
+    """Open and dead ones in full, from partial indexes; others since this time yesterday, from the ids' order."""
     now = datetime.now(UTC)
     with connection.transaction():
         connection.execute("SET LOCAL statement_timeout = '5s'")

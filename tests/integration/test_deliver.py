@@ -36,8 +36,9 @@ def deliver(process: Process) -> Deliver:
     """deliver(ids, channel=web): what a worker does with a message of these deliveries."""
     from workers.channels import web
     from workers.deliver import deliver
+    from workers.resources import resources
 
-    return lambda ids, channel=web: deliver(channel, ids)
+    return lambda ids, channel=web: deliver(channel, ids, resources())
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ class Answers(ModuleType):
     """A channel whose provider gives these answers, one after the other; `asked` counts the items it was given."""
 
     NAME = "web"
+    LEASE = 0
     SCHEDULE: tuple[float, ...] = (10, 100)
 
     def __init__(self, *answers: Outcome, meanwhile: Callable[[], object] = lambda: None) -> None:

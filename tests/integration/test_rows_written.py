@@ -35,7 +35,7 @@ def cost(chain: Chain, rows: Rows, events: list[dict[str, list[str]]]) -> Counte
     from workers.deliver import deliver
 
     before = written(chain, rows)
-    deliver(web, chain.route(*events)["web"])
+    deliver(web, chain.route(*events)["web"], chain.use)
     spent = written(chain, rows) - before
     (open_,) = rows("SELECT count(*) AS n FROM deliveries WHERE state <> 'sent'")
     assert open_["n"] == 0
@@ -68,9 +68,9 @@ def test_a_repeat_writes_nothing(chain: Chain, process: Process, rows: Rows) -> 
     events = [{"id": "c-1"}, {"id": "c-2", "recipients": ["ada", "bob"]}]
     batch = chain.ready(*events)
     ids = fan_out(batch, chain.use)["web"]
-    deliver(web, ids)
+    deliver(web, ids, chain.use)
     before = written(chain, rows)
     assert chain.accept(*events) == []
     assert fan_out(batch, chain.use) == {}
-    deliver(web, ids)
+    deliver(web, ids, chain.use)
     assert written(chain, rows) == before

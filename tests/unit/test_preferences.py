@@ -1,5 +1,6 @@
 """What the type's default, the user's own row and the fleet leave open; and why the rest is closed."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 import pytest
@@ -47,13 +48,22 @@ CRITICAL = [
     ("only web runs", LOUD, OFF, WEB, ("open", "not_served", "not_served")),
 ]
 
+OPT_OUTS = [
+    ("email", LOUD, None, ALL, ("open", "opted_out", "open")),
+    ("beats a channel on", QUIET, (True, LOUD), ALL, ("open", "opted_out", "open")),
+    ("beats muted", LOUD, OFF, ALL, ("muted", "opted_out", "muted")),
+    ("beats a channel off", LOUD, (True, SILENT), ALL, ("preference", "opted_out", "preference")),
+    ("beats the type", QUIET, None, ALL, ("open", "opted_out", "type_default")),
+    ("beats the fleet", LOUD, None, WEB, ("open", "opted_out", "not_served")),
+]
+
 Case = tuple[str, dict[str, bool], Row | None, frozenset[str], tuple[str, str, str]]
 
 
-def answer(n: Notification, case: Case) -> tuple[str, ...]:
+def answer(n: Notification, case: Case, opted_out: Collection[str] = ()) -> tuple[str, ...]:
     _, default, row, served, _ = case
     kind = NotificationType(name="comment", category="social", label="comments", channels=default)
-    narrowed = narrow(n, kind, row, served)
+    narrowed = narrow(n, kind, row, served, opted_out)
     assert set(narrowed.open).isdisjoint(narrowed.closed)
     return tuple("open" if channel in narrowed.open else narrowed.closed[channel] for channel in CHANNELS)
 
@@ -63,6 +73,19 @@ def answer(n: Notification, case: Case) -> tuple[str, ...]:
 def test_what_is_open_and_why_the_rest_is_not(importance: str, case: Case) -> None:
     n = Notification(UUID(int=7), "c-1", "comment", "ada", importance, CHANNELS, {})
     assert answer(n, case) == case[-1]
+
+
+@pytest.mark.parametrize("case", OPT_OUTS, ids=[case[0] for case in OPT_OUTS])
+@pytest.mark.parametrize("importance", ["low", "normal", "high"])
+def test_an_opt_out_closes_its_channel_whatever_else_is_said(importance: str, case: Case) -> None:
+    n = Notification(UUID(int=7), "c-1", "comment", "ada", importance, CHANNELS, {})
+    assert answer(n, case, {"email"}) == case[-1]
+
+
+@pytest.mark.parametrize("case", CRITICAL, ids=[case[0] for case in CRITICAL])
+def test_a_critical_one_passes_every_opt_out(case: Case) -> None:
+    n = Notification(UUID(int=7), "c-1", "comment", "ada", "critical", CHANNELS, {})
+    assert answer(n, case, set(CHANNELS)) == case[-1]
 
 
 @pytest.mark.parametrize("case", CRITICAL, ids=[case[0] for case in CRITICAL])

@@ -13,10 +13,15 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
-from schema.delivery import Later, Outcome, Sent
+from schema.delivery import Later, Sent
 from schema.wire import Publication, user_channel
 
 NAME = "web"
+SERVES = "web"
+BATCH = 500
+AT_ONCE = 2
+LEASE = 0
+"""Nothing is claimed: see workers/publications.py."""
 SCHEDULE = (1, 2, 5, 10, 30, 60, 60, 60, 60, 60)
 
 
@@ -27,12 +32,16 @@ class Item(NamedTuple):
     publication: Publication
 
 
+def ready() -> bool:
+    return True
+
+
 @cache
 def _publish(redis: Redis) -> Script:
     return redis.register_script("for i, channel in ipairs(KEYS) do redis.call('PUBLISH', channel, ARGV[i]) end")
 
 
-def send(items: Sequence[Item], redis: Redis) -> list[Outcome]:
+def send(items: Sequence[Item], redis: Redis) -> list[Sent | Later]:
     """One command for all. Deliveries that became one group say the same; it is said once."""
     told: dict[tuple[str, int], Item] = {}
     for item in items:
