@@ -114,3 +114,25 @@ def test_what_is_no_json_is_refused(gateway, name, body):
 def test_every_channel_of_the_house_can_be_chosen(put):
     answer = put({"type": "like", "channels": dict.fromkeys(CHANNELS, True)})
     assert chosen(answer)["like"] == (True, dict.fromkeys(CHANNELS, True))
+
+
+OPT_OUT = "INSERT INTO opt_outs (user_id, channel, category) VALUES (%s, 'email', 'social')"
+OPTED_OUT = "SELECT channel FROM opt_outs WHERE user_id = %s"
+
+
+def test_the_last_word_counts_also_over_an_unsubscription(gateway, name, put):
+    """Of the category only the type that is wanted again is: the others stay off, and say so."""
+    put({"type": "comment", "channels": {"email": True}}, {"type": "like", "channels": {"email": True}})
+    gateway.inboxes.database.execute(OPT_OUT, (name,))
+    before = chosen(gateway.get(name, PATH))
+    assert (before["comment"][1]["email"], before["like"][1]["email"]) == (False, False)
+    after = chosen(put({"type": "comment", "channels": {"email": True}}))
+    assert (after["comment"][1]["email"], after["like"][1]["email"]) == (True, False)
+    assert gateway.inboxes.database.execute(OPTED_OUT, (name,)).fetchall() == []
+
+
+def test_switching_off_ends_no_unsubscription(gateway, name, put):
+    put()
+    gateway.inboxes.database.execute(OPT_OUT, (name,))
+    put({"type": "comment", "channels": {"email": False, "web": True}})
+    assert gateway.inboxes.database.execute(OPTED_OUT, (name,)).fetchall() == [("email",)]

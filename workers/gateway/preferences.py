@@ -1,8 +1,10 @@
-"""`GET` and `PUT /api/preferences`: what a user wants of each type, over the catalog's defaults."""
+"""`GET` and `PUT /api/preferences`: what a user wants of each type, over the catalog's defaults. The last word
+counts: a channel that is switched on ends an unsubscription from it."""
 
 from typing import Any
 
 import msgspec
+import psycopg
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +17,12 @@ from workers.gateway.inbox import Pool
 from workers.gateway.refusal import answer, does_not_fit
 
 _READ = "SELECT type, enabled, channels FROM notification_preferences WHERE user_id = %s"
+_OPT_OUTS = "SELECT category, channel FROM opt_outs WHERE user_id = %s"
+_OPT_IN = """
+DELETE FROM opt_outs o USING unnest(%s::text[], %s::text[]) AS g (category, channel)
+WHERE o.user_id = %s AND o.category = g.category AND o.channel = g.channel
+RETURNING o.category, o.channel
+"""
 _NEW_USER = "INSERT INTO users (id) VALUES (%s) ON CONFLICT DO NOTHING"
 _NEW_INBOX = "INSERT INTO inboxes (user_id) VALUES (%s) ON CONFLICT DO NOTHING"
 _WRITE = """
@@ -58,6 +66,7 @@ class Preferences:
         async with self._pool.connection() as db, db.transaction():
             await db.execute(_NEW_USER, (user,))
             await db.execute(_NEW_INBOX, (user,))
+            choices += await self._opt_in(db, user, choices)
             await db.execute(
                 _WRITE,
                 {
@@ -69,9 +78,27 @@ class Preferences:
             )
         return await self._answer(user)
 
+    async def _opt_in(self, db: psycopg.AsyncConnection, user: str, choices: list[Choice]) -> list[Choice]:
+        """Who unsubscribed from a category, and now wants one type of it, gets that one: for the others the same
+        is written down type by type."""
+        wanted = {
+            (self._types[c.type].category, channel) for c in choices for channel, on in c.channels.items() if on
+        }
+        columns = [category for category, _ in wanted], [channel for _, channel in wanted]
+        ended = await (await db.execute(_OPT_IN, (*columns, user))).fetchall()
+        given = {choice.type: choice for choice in choices}
+        others = dict[str, Choice]()
+        for category, channel in ended:
+            for name, kind in self._types.items():
+                if kind.category == category:
+                    choice = given.get(name) or others.setdefault(name, Choice(name, channels={}))
+                    choice.channels.setdefault(channel, False)
+        return list(others.values())
+
     async def _answer(self, user: str) -> Response:
         async with self._pool.connection() as db:
             rows = await (await db.execute(_READ, (user,))).fetchall()
+            opted_out = set(await (await db.execute(_OPT_OUTS, (user,))).fetchall())
         chosen = {kind: (enabled, channels) for kind, enabled, channels in rows}
         shown: list[dict[str, Any]] = []
         for name, kind in self._types.items():
@@ -82,7 +109,11 @@ class Preferences:
                     "category": kind.category,
                     "label": kind.label,
                     "enabled": enabled,
-                    "channels": {channel: channels.get(channel, kind.channels[channel]) for channel in CHANNELS},
+                    "channels": {
+                        channel: channels.get(channel, kind.channels[channel])
+                        and (kind.category, channel) not in opted_out
+                        for channel in CHANNELS
+                    },
                 }
             )
         return answer({"preferences": shown})

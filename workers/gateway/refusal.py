@@ -21,6 +21,8 @@ BASIC_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff
 RETRY_AFTER = {"retry-after": "2"}
 """Sent with 503: seconds a caller is asked to wait when Postgres or Redis is away."""
 
+_SECRET = re.compile(r"^(/unsubscribe/)[^/]+")
+"""Whoever has such an address may do what it says: it is in no log."""
 _PLACE = re.compile(r"(?P<message>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?", re.DOTALL)
 
 
@@ -74,10 +76,11 @@ def answer(body: object, status: int = 200, headers: Mapping[str, str] | None = 
 async def refuse(request: Request, error: Exception) -> Response:
     """Any error as a problem document."""
     refused = _refused(request, error)
+    path = _SECRET.sub(r"\1…", request.url.path)
     if refused.status == 503:
-        log.logger().warning("request_refused", path=request.url.path, detail=refused.detail)
+        log.logger().warning("request_refused", path=path, detail=refused.detail)
     elif refused.status >= 500:
-        log.logger().error("request_failed", path=request.url.path, exc_info=error)
+        log.logger().error("request_failed", path=path, exc_info=error)
     body = msgspec.json.decode(problem(refused.status, refused.detail, refused.errors)) | refused.extra
     return Response(
         msgspec.json.encode(body),
