@@ -42,6 +42,10 @@ export class Gateway {
     return this.#request("PUT", path, { body });
   }
 
+  delete(path) {
+    return this.#request("DELETE", path, {});
+  }
+
   async #request(method, path, { query, body, outlive = false }) {
     const headers = { Accept: "application/json" };
     if (body !== undefined) headers["Content-Type"] = "application/json";

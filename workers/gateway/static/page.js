@@ -1,5 +1,6 @@
 /** The page at / and /notifications: signs in (in development), then shows the bell and the preferences. */
 import "./notification-center.js";
+import "./push.js";
 import { create, safeAddress } from "./dom.js";
 import { Gateway } from "./gateway.js";
 
@@ -67,6 +68,7 @@ async function showPreferences() {
   const { preferences } = await gateway.get("/api/preferences");
   part("choices").replaceChildren(...preferences.map(choice));
   part("preferences").hidden = preferences.length === 0;
+  part("push").replaceChildren(create("push-switch"));
 }
 
 /** A row of the table: one type, a box for all of it and one for each channel. What is not saved goes back. */
