@@ -2,64 +2,28 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from schema.errors import TocsinError
+from workers import dead_cli, trace_cli
 from workers.tables import age, table
-
-if TYPE_CHECKING:
-    import psycopg
+from workers.terminal import connect, one_line_errors, out
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-keys_app = typer.Typer(no_args_is_help=True, help="API keys of backend services.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of backend services, and the key of web push.")
 app.add_typer(keys_app, name="keys")
-out = Console(highlight=False)
+app.add_typer(dead_cli.app, name="dead")
+app.command()(trace_cli.trace)
 
 
 class Door(StrEnum):
     http = "http"
     stream = "stream"
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What a user can mend is said in one line; a bug of ours keeps its traceback."""
-    import psycopg
-    import redis
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except TocsinError as error:
-        fail(str(error))
-    except (psycopg.OperationalError, sqlalchemy.exc.OperationalError):
-        fail("Postgres does not answer at DATABASE_URL: is `make up` running?")
-    except psycopg.errors.UndefinedTable:
-        fail("the database has no tables yet: run `tocsin migrate`")
-    except redis.RedisError:
-        fail("Redis does not answer at REDIS_URL: is `make up` running?")
-
-
-def fail(message: str) -> None:
-    typer.echo(f"tocsin: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def connect() -> "psycopg.Connection":
-    """One connection, given up after 3 seconds: a command is short, and so is its patience."""
-    import psycopg
-
-    from workers.settings import settings
-
-    return psycopg.connect(settings().conninfo, connect_timeout=3)
 
 
 @app.command()
@@ -229,6 +193,17 @@ def keys_revoke(id: Annotated[str, typer.Argument(help="the id from `tocsin keys
         if not known:
             raise TocsinError(f"no key has the id {id!r}: see `tocsin keys list`")
         typer.echo(f"revoked {id}")
+
+
+@keys_app.command("vapid")
+def keys_vapid() -> None:
+    """Make a key pair for web push and print it; it is stored nowhere."""
+    with one_line_errors():
+        from workers import vapid
+
+        private, public = vapid.generate()
+        typer.echo(f"TOCSIN_VAPID_PRIVATE_KEY={private}")
+        typer.echo(f"# its public key, which the gateway tells browsers: {public}")
 
 
 def main() -> None:
