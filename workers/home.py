@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,28 +32,39 @@ def alone_in(home: Path) -> Iterator[None]:
 
 def development_secrets(home: Path) -> dict[str, str]:
     """TOCSIN_API_KEY and TOCSIN_JWT_SECRET: made once and kept; the environment wins."""
+    made = kept_secrets(home, dict.fromkeys(("TOCSIN_API_KEY", "TOCSIN_JWT_SECRET"), _development_secret))
+    return {name: os.environ.get(name) or secret for name, secret in made.items()}
+
+
+def kept_secrets(home: Path, makers: Mapping[str, Callable[[], str]]) -> dict[str, str]:
+    """The secrets of these names, each made by its function the first time and kept. Raises TocsinError when the
+    file that keeps them is damaged."""
     path = home / "secrets.json"
-    names = ("TOCSIN_API_KEY", "TOCSIN_JWT_SECRET")
     try:
-        kept = json.loads(path.read_text())
-        made = {name: str(kept[name]) for name in names}
+        kept = {str(name): str(secret) for name, secret in json.loads(path.read_text()).items()}
     except FileNotFoundError:
-        made = {name: f"dev_{secrets.token_urlsafe(32)}" for name in names}
-        _write_private(path, json.dumps(made))
-    except (ValueError, KeyError, TypeError):
+        kept = {}
+    except (ValueError, AttributeError):
         raise TocsinError(f"{path} is damaged: remove it, and new secrets are made") from None
-    return {name: os.environ.get(name) or made[name] for name in names}
+    made = {name: make() for name, make in makers.items() if name not in kept}
+    if made:
+        write_private(path, json.dumps(kept | made))
+    return {name: (kept | made)[name] for name in makers}
+
+
+def _development_secret() -> str:
+    return f"dev_{secrets.token_urlsafe(32)}"
 
 
 def write_env(home: Path, variables: Mapping[str, str]) -> None:
-    _write_private(home / "env", "".join(f"{name}={shlex.quote(v)}\n" for name, v in variables.items()))
+    write_private(home / "env", "".join(f"{name}={shlex.quote(v)}\n" for name, v in variables.items()))
 
 
 def remove_env(home: Path) -> None:
     (home / "env").unlink(missing_ok=True)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Whole or not at all, and for the owner's eyes only."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)

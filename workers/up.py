@@ -2,7 +2,6 @@
 a sample of each notification type; until Ctrl-C, which leaves nothing running."""
 
 import http.client
-import json
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 
 import redis
@@ -21,8 +21,10 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 from schema.errors import TocsinError
 from workers import embedded, procfile
 from workers.alive import living
+from workers.channels import CHANNELS
 from workers.fleet import Fleet, death_of
 from workers.home import alone_in, development_secrets, remove_env, write_env
+from workers.local import demo
 from workers.migrate import migrate
 from workers.process import Process, stop, tied
 from workers.settings import Settings, home, settings
@@ -32,7 +34,6 @@ STOP_SECONDS = 4.0
 """How long processes may take to drain; a second more is left for the servers."""
 ROUND = 0.1
 """Seconds between two looks at the processes."""
-DEMO_USER = "demo"
 _BIN = Path(sys.executable).parent
 
 
@@ -62,7 +63,10 @@ def _run(where: Path) -> None:
     remove_env(where)  # of a killed run, whose servers are gone
     settings.cache_clear()
     config = settings()
-    _check_ports(config)
+    for channel in CHANNELS:
+        channel.ready()
+    local = demo.variables(config, where)
+    _check_ports(config, local=bool(local))
     fleet = Fleet()
     fleet.say("Starting …")
     database, queue = os.environ.get("DATABASE_URL", ""), os.environ.get("REDIS_URL", "")
@@ -74,16 +78,20 @@ def _run(where: Path) -> None:
             **development_secrets(where),
             "TOCSIN_GATEWAY_PORT": str(config.gateway_port),
             "TOCSIN_API_PORT": str(config.api_port),
+            "TOCSIN_DEV_PORT": str(config.dev_port),
             "TOCSIN_DEVELOPMENT": "1",
+            **local,
         }
         _migrate(variables["DATABASE_URL"])
         client = _redis(variables["REDIS_URL"])
         write_env(where, variables)
         for name, command in procfile.read().items():
             fleet.start(_process(name, command, where / "logs", variables))
+        if local:
+            fleet.start(_process("local", ["python", "-m", "workers.local"], where / "logs", variables))
         _wait_until_ready(fleet, config, client, began)
-        sent = _send_samples(config, variables["TOCSIN_API_KEY"])
-        fleet.say(_welcome(config, variables["TOCSIN_API_KEY"], where, sent, time.monotonic() - clock))
+        sent = demo.send_samples(config, variables)
+        fleet.say(_welcome(config, variables, where, sent, time.monotonic() - clock))
         for server in servers.processes:
             fleet.watch(server)
         while True:
@@ -98,10 +106,13 @@ def _run(where: Path) -> None:
         remove_env(where)
 
 
-def _check_ports(config: Settings) -> None:
+def _check_ports(config: Settings, *, local: bool) -> None:
     ports = {"TOCSIN_GATEWAY_PORT": config.gateway_port, "TOCSIN_API_PORT": config.api_port}
-    if config.gateway_port == config.api_port:
-        raise TocsinError(f"{' and '.join(ports)} are both {config.api_port}: change one")
+    if local:
+        ports["TOCSIN_DEV_PORT"] = config.dev_port
+    for one, other in combinations(ports, 2):
+        if ports[one] == ports[other]:
+            raise TocsinError(f"{one} and {other} are both {ports[one]}: change one")
     for variable, port in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,7 +159,7 @@ def _process(name: str, command: list[str], logs: Path, variables: Mapping[str, 
 def _wait_until_ready(fleet: Fleet, config: Settings, client: redis.Redis, began: datetime) -> None:
     """Until both HTTP processes say they are ready and every other one has reported alive since `began`. Raises
     TocsinError with the last lines of a process that ends, or is not ready after READY_SECONDS."""
-    ports = {"api": config.api_port, "gateway": config.gateway_port}
+    ports = {"api": config.api_port, "gateway": config.gateway_port, "local": config.dev_port}
     waiting = {process.name: process for process in fleet.processes}
     deadline = time.monotonic() + READY_SECONDS
     while waiting:
@@ -183,42 +194,17 @@ def _answers(config: Settings, port: int) -> bool:
         connection.close()
 
 
-def _send_samples(config: Settings, api_key: str) -> str:
-    """One event of each type that has a sample, for the demo user; answers what became of them, for the screen."""
-    now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    events = [
-        {
-            "id": f"sample-{path.parent.name}-{now}",
-            "type": path.parent.name,
-            "recipients": [DEMO_USER],
-            "data": json.loads(path.read_text()),
-        }
-        for path in sorted(config.templates.glob("[!_]*/sample.json"))
-    ]
-    connection = http.client.HTTPConnection(_host(config), config.api_port, timeout=10)
-    headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
-    try:
-        connection.request("POST", "/v1/events", json.dumps(events), headers)
-        answer = connection.getresponse()
-        if answer.status == 202:
-            return f"signed in as {DEMO_USER}, with a sample of {len(events)} notification types"
-        return f"signed in as {DEMO_USER}; the samples were refused: {answer.read(1000).decode()}"
-    except OSError as error:
-        return f"signed in as {DEMO_USER}; the samples could not be sent: {error}"
-    finally:
-        connection.close()
-
-
-def _welcome(config: Settings, api_key: str, where: Path, samples: str, seconds: float) -> str:
+def _welcome(config: Settings, variables: Mapping[str, str], where: Path, samples: str, seconds: float) -> str:
     web, api = f"http://{_host(config)}:{config.gateway_port}/", f"http://{_host(config)}:{config.api_port}/"
     installed = _BIN / "tocsin"
     tocsin = "tocsin" if shutil.which("tocsin") == str(installed) else _seen_from_here(installed)
+    local = "".join(f"  {name:<13}  {page}  {what}\n" for name, page, what in demo.pages(config, variables))
     return f"""
 Ready after {seconds:.1f} s.
 
   Notifications  {web}  {samples}
-  API            {api}  described at {api}schema
-  API key        {api_key}  for development only
+{local}  API            {api}  described at {api}schema
+  API key        {variables["TOCSIN_API_KEY"]}  for development only
   Processes      {tocsin} status
   Logs           {_seen_from_here(where / "logs")}
 

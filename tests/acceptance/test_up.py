@@ -31,13 +31,14 @@ DRAINED = 30
 class Up:
     """One run of `tocsin up` in `home`, with its own ports; what it prints is in `home`/../screen."""
 
-    def __init__(self, home: Path, ports: tuple[int, int]):
+    def __init__(self, home: Path, ports: tuple[int, int, int]):
         self.home = home
-        self.gateway_port, self.api_port = ports
+        self.gateway_port, self.api_port, self.dev_port = ports
         self.environment = os.environ | {
             "TOCSIN_HOME": str(home),
             "TOCSIN_GATEWAY_PORT": str(ports[0]),
             "TOCSIN_API_PORT": str(ports[1]),
+            "TOCSIN_DEV_PORT": str(ports[2]),
         }
         self.path = home.parent / f"screen-{time.monotonic_ns()}"
         with self.path.open("wb") as screen:
@@ -106,15 +107,20 @@ class Up:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)["notifications"]
 
+    def shown(self, page: str, marked: str) -> int:
+        """How often a development page shows something."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.dev_port}/dev/{page}", timeout=5) as answer:
+            return answer.read().decode().count(marked)
+
 
 @pytest.fixture(scope="module")
 def start_up(tmp_path_factory, free_port, processes_of, eventually):
     """start_up(), start_up(home), start_up(home, ports): runs that are ended after the module's tests."""
     runs: list[Up] = []
 
-    def start(home: Path | None = None, ports: tuple[int, int] | None = None) -> Up:
+    def start(home: Path | None = None, ports: tuple[int, int, int] | None = None) -> Up:
         home = home or tmp_path_factory.mktemp("up") / "home"
-        runs.append(Up(home, ports or (free_port(), free_port())))
+        runs.append(Up(home, ports or (free_port(), free_port(), free_port())))
         return runs[-1]
 
     yield start
@@ -152,8 +158,15 @@ def test_a_newcomer_sees_where_to_look_and_finds_a_sample_of_every_type(running,
     assert len(running.screen.splitlines()) < 20, running.screen
 
 
+def test_every_sample_is_also_a_mail_and_a_push_to_app_and_browser(running, eventually):
+    for page in ("mail", "phone"):
+        assert f"http://127.0.0.1:{running.dev_port}/dev/{page}" in running.screen
+    eventually(lambda: running.shown("mail", 'class="subject"') == SAMPLES, seconds=60)
+    eventually(lambda: running.shown("phone", 'class="notice"') == 2 * SAMPLES, seconds=60)
+
+
 def test_secrets_are_for_the_owner_alone(running):
-    for name in ("secrets.json", "env"):
+    for name in ("secrets.json", "env", "service-account.json", "phone.json"):
         assert stat.S_IMODE((running.home / name).stat().st_mode) == 0o600
 
 
@@ -236,12 +249,15 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_start_works(start_up, p
     eventually(lambda: len(again.inbox("demo")) == 2 * SAMPLES, seconds=60)
 
 
-@pytest.mark.parametrize("variable", ["TOCSIN_GATEWAY_PORT", "TOCSIN_API_PORT"])
+PORTS = ("TOCSIN_GATEWAY_PORT", "TOCSIN_API_PORT", "TOCSIN_DEV_PORT")
+
+
+@pytest.mark.parametrize("variable", PORTS)
 def test_a_taken_port_is_one_line_that_names_the_variable(start_up, free_port, variable):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        run = start_up(ports=(taken, free_port()) if variable == "TOCSIN_GATEWAY_PORT" else (free_port(), taken))
+        run = start_up(ports=tuple(taken if name == variable else free_port() for name in PORTS))
         assert run.wait() == 1
         assert run.screen == f"tocsin: port {taken} is taken: set {variable} to a free one\n"
