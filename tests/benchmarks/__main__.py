@@ -20,11 +20,13 @@ from rich.console import Console
 from schema.errors import TocsinError
 from tests.benchmarks import (
     backlog,
+    channels,
     connections,
     cpu,
     idle,
     load,
     machine,
+    outage,
     pages,
     peers,
     plot,
@@ -49,10 +51,12 @@ PARTS: dict[str, ModuleType] = {
     "pages": pages,
     "stages": stages,
     "backlog": backlog,
+    "channels": channels,
+    "outage": outage,
 }
 ALONE = ("pages", "stages")
 """These want the fleet gone, and so come after those that share it."""
-ON_REQUEST = ("backlog",)
+ON_REQUEST = ("backlog", "channels", "outage")
 """These take longer than all others together."""
 
 

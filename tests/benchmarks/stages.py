@@ -159,7 +159,7 @@ def child(batches: int) -> None:
         for stage in STAGES:
             batch = watch.time(stage.__name__, lambda: stage(batch, use))  # noqa: B023
         (ids,) = watch.time("fan_out", lambda: fan_out(batch, use)).values()  # noqa: B023
-        watch.time("deliver", lambda: deliver.deliver(web, ids))  # noqa: B023
+        watch.time("deliver", lambda: deliver.deliver(web, ids, use))  # noqa: B023
     pool().close()
     print(json.dumps(watch.us_per_notification(batches)))  # noqa: T201
 

@@ -39,7 +39,7 @@ _LOOK = 0.02
 class System:
     """Use it from the main thread: that is the one which starts processes."""
 
-    def __init__(self, home: Path, templates: Path) -> None:
+    def __init__(self, home: Path, templates: Path, **variables: str) -> None:
         self._home = home
         self.servers = embedded.start(home)
         self.fleet = Fleet()
@@ -63,6 +63,7 @@ class System:
             "TOCSIN_HOME": str(home / "nowhere"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
+            **variables,
         }
         self._processes: dict[str, Process] = {}
 
@@ -136,7 +137,7 @@ class System:
 
     def query(self, sql: str, *values: object) -> list[Any]:
         with psycopg.connect(self.servers.database_url, autocommit=True) as connection:
-            return connection.execute(sql, values).fetchall()
+            return connection.execute(sql, values or None).fetchall()
 
     def left_in_redis(self) -> int:
         """Messages not acknowledged, in queues or in hands, and entries in the stream."""
