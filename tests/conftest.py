@@ -131,9 +131,9 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., object]:
-    """eventually(condition, seconds=10): asks `condition` until the answer is true, and returns it."""
+    """eventually(condition, seconds=20): asks `condition` until the answer is true, and returns it."""
 
-    def wait(condition: Callable[[], T], seconds: float = 10) -> T:
+    def wait(condition: Callable[[], T], seconds: float = 20) -> T:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ def refuse(event, arguments):
     if event in ("socket.connect", "socket.bind", "subprocess.Popen", "os.fork"):
         raise SystemExit(f"{event} at the import of {name}")
 
+import urllib3  # which binds a socket, once, to see whether there is IPv6
 sys.addaudithook(refuse)
 for name in sys.argv[1:]:
     importlib.import_module(name)

@@ -16,6 +16,8 @@ BEFORE_3_11_3 = {"async-timeout"}
 PINNED = re.compile(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)")
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+NAMED = [text for text in [*PROJECT["dependencies"], *EXTRAS["push"], *EXTRAS["dev"]] if text != "tocsin[push]"]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -36,7 +38,7 @@ def test_constraints_are_pins_and_nothing_else():
 def test_constraints_name_every_dependency_down_to_the_last():
     pinned = {PINNED.fullmatch(line)[1] for line in CONSTRAINTS}
     needed, seen = set(), set()
-    waiting = [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    waiting = [Requirement(text) for text in NAMED]
     while waiting:
         requirement = waiting.pop()
         key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
@@ -60,6 +62,6 @@ def wanted(requirement: Requirement, extra: str) -> bool:
 
 def test_the_pinned_versions_are_within_the_declared_ranges():
     pins = {PINNED.fullmatch(line)[1]: PINNED.fullmatch(line)[2] for line in CONSTRAINTS}
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+    for text in NAMED:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text

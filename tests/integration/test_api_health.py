@@ -113,7 +113,21 @@ def test_metrics_are_prometheus_and_know_the_queues(api, comment, name):
 def test_the_openapi_document_tells_how_to_send_an_event(api):
     document = api.client.get("/schema/openapi.json", headers={"authorization": ""}).json()
     assert document["openapi"].startswith("3.1")
-    assert document["paths"].keys() == {"/v1/events", "/v1/users/{user_id}", "/v1/metrics/notifications"}
+    assert document["paths"].keys() == {
+        "/v1/events",
+        "/v1/notifications",
+        "/v1/notifications/{id}",
+        "/v1/users/{user_id}",
+        "/v1/users/{user_id}/devices",
+        "/v1/users/{user_id}/devices/{device_id}",
+        "/v1/email/feedback",
+        "/v1/email/suppressions/{address}",
+        "/v1/dead",
+        "/v1/dead/{letter}",
+        "/v1/dead/replay",
+        "/v1/dead/discard",
+        "/v1/metrics/notifications",
+    }
     post = document["paths"]["/v1/events"]["post"]
     assert post["description"]
     assert post["security"] == [{"key": []}]

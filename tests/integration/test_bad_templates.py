@@ -1,4 +1,5 @@
-"""A mistake in a template is said once, with file and line, by every process that would need it."""
+"""A mistake in a template is said once, with file and line, by every process that would need it; a wrong setting
+likewise."""
 
 import shutil
 import subprocess
@@ -23,10 +24,10 @@ def broken(tmp_path, environment):
 def ended(broken):
     """What became of `python -m …`, which is to end by itself."""
 
-    def run(*words):
+    def run(*words, **variables):
         command = [sys.executable, "-m", *words]
         return subprocess.run(
-            command, env=broken, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            command, env=broken | variables, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
         )
 
     return run
@@ -46,3 +47,12 @@ def test_a_worker_does_not_start_and_says_where(ended):
     assert process.returncode != 0
     assert [line for line in said.splitlines() if "templates/comment/title.txt.j2:2: " in line], said
     assert "Traceback" not in said
+    assert "is ready for action" not in said
+
+
+def test_so_does_a_setting_that_cannot_work(ended):
+    """Before anything is started."""
+    process = ended("workers.cli", "up", TOCSIN_SMTP_URL="mail.example.org:25")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert process.stderr.startswith("tocsin: TOCSIN_SMTP_URL: must be smtp://")
+    assert len(process.stderr.splitlines()) == 1

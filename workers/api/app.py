@@ -1,6 +1,7 @@
 """The API for backend services: Litestar, its doors and its documentation."""
 
 import importlib.util
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from psycopg_pool import PoolTimeout
 from schema.errors import FieldError
 from schema.event import MAX_BODY_BYTES
 from workers import health, log
-from workers.api import events, metrics, users
+from workers.api import dead, devices, events, feedback, metrics, notifications, users
 from workers.api.bodies import Bodies
 from workers.api.commits import Commits
 from workers.api.documents import Refused
@@ -36,6 +37,8 @@ from workers.status import QueueCollector
 
 RETRY_AFTER = 2
 """Seconds a caller is asked to wait when Postgres is away."""
+PERSONAL = re.compile(r"^(/v1/users|/v1/email/suppressions)/.*", re.DOTALL)
+"""Paths that end in what no log may tell: an id may be an address."""
 
 
 def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -93,7 +96,7 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
             headers = {"retry-after": str(RETRY_AFTER)}
         case psycopg.DataError():
             status, detail = 422, "the database refuses this content; nothing was stored"
-    path = "/v1/users/{id}" if request.scope["path"].startswith("/v1/users/") else request.scope["path"]
+    path = PERSONAL.sub(r"\1/{id}", request.scope["path"])
     line = {"method": request.method, "path": path, "status": status}
     if status == 500:
         log.logger().error("request_failed", **line, exc_info=error)
@@ -125,7 +128,19 @@ def create_app() -> Litestar:
             events.post_events,
             users.put_user,
             users.get_user,
+            devices.put_device,
+            devices.get_devices,
+            devices.delete_device,
             metrics.notification_metrics,
+            dead.list_dead,
+            dead.show_dead,
+            dead.replay_dead,
+            dead.discard_dead,
+            notifications.get_notification,
+            notifications.get_event_timeline,
+            feedback.post_feedback,
+            feedback.get_suppression,
+            feedback.delete_suppression,
         ],
     )
     files = create_static_files_router(path="/swagger", directories=[swagger_files()], include_in_schema=False)

@@ -71,7 +71,8 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 def documented_body(kind: type[msgspec.Struct], most: int = 1) -> type[Operation]:
     """Our handlers read the body's bytes themselves, to name everything that is wrong; this tells OpenAPI what
     they are: one `kind`, or an array of up to `most`."""
-    found: dict[str, Any] = msgspec.json.schema(kind)["$defs"][kind.__name__]
+    schema: dict[str, Any] = msgspec.json.schema(kind)
+    found = inline(schema["$defs"][kind.__name__], schema["$defs"])
     one = Schema(
         type=found["type"],
         properties=found["properties"],
@@ -87,3 +88,15 @@ def documented_body(kind: type[msgspec.Struct], most: int = 1) -> type[Operation
             self.request_body = RequestBody({"application/json": OpenAPIMediaType(schema=either)}, required=True)
 
     return Documented
+
+
+def inline(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with what it refers to in place: OpenAPI's document has no `$defs`."""
+    match schema:
+        case {"$ref": str(reference)}:
+            return inline(definitions[reference.rpartition("/")[2]], definitions)
+        case dict():
+            return {name: inline(value, definitions) for name, value in schema.items()}
+        case list():
+            return [inline(value, definitions) for value in schema]
+    return schema

@@ -25,6 +25,7 @@ from pipelines.catalog import Catalog
 from workers import health
 from workers.gateway.auth import Auth
 from workers.gateway.changes import Changes
+from workers.gateway.devices import Devices
 from workers.gateway.hub import Hub
 from workers.gateway.notifications import Notifications
 from workers.gateway.preferences import Preferences
@@ -32,6 +33,7 @@ from workers.gateway.refusal import Refused, answer, refuse
 from workers.gateway.session import Session
 from workers.gateway.sockets import Sockets
 from workers.gateway.stream import Stream
+from workers.gateway.unsubscribe import Unsubscribe
 from workers.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -84,12 +86,14 @@ class Gateway:
                 *_api(Notifications(self._pool, auth, changes), Stream(self.hub, auth)),
                 *_session(Session(settings, auth), settings.development),
                 *_preferences(Preferences(self._pool, auth, catalog)),
+                *_devices(Devices(self._pool, auth, settings)),
+                *Unsubscribe(self._pool, catalog).routes(),
             ],
             middleware=[
                 Middleware(
                     CORSMiddleware,
                     allow_origins=sorted(settings.origins),
-                    allow_methods=["GET", "POST", "PUT"],
+                    allow_methods=["GET", "POST", "PUT", "DELETE"],
                     allow_headers=["authorization", "content-type", "last-event-id"],
                     allow_credentials=True,
                 )
@@ -164,6 +168,14 @@ def _preferences(preferences: Preferences) -> list[Route]:
     return [
         Route("/api/preferences", preferences.get, methods=["GET"]),
         Route("/api/preferences", preferences.put, methods=["PUT"]),
+    ]
+
+
+def _devices(devices: Devices) -> list[Route]:
+    return [
+        Route("/api/push", devices.push, methods=["GET"]),
+        Route("/api/devices", devices.put, methods=["PUT"]),
+        Route("/api/devices/{id}", devices.delete, methods=["DELETE"]),
     ]
 
 
