@@ -296,9 +296,9 @@ def inboxes_at() -> Callable[[str, str], AbstractContextManager[Inboxes]]:
 
 @pytest.fixture
 def until() -> Callable[..., Any]:
-    """until(condition, seconds=10): waits for an answer that is true, in tests that run their own loop."""
+    """until(condition, seconds=30): waits for an answer that is true, in tests that run their own loop."""
 
-    async def wait(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    async def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
         async with asyncio.timeout(seconds):
             while not (found := condition()):
                 await asyncio.sleep(0.01)
