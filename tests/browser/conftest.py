@@ -19,13 +19,14 @@ import msgspec
 import psycopg
 import pytest
 import redis
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from schema.identity import group_id, milliseconds_of, notification_id
 from schema.wire import Group, InboxItem, Publication, user_channel
 from tests.conftest import JWT_SECRET, ROOT
 from workers import embedded
 
+expect.set_options(timeout=20_000)  # milliseconds; a busy machine takes its time
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -24,8 +24,8 @@ from tests.fakes.smtp import MailServer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "1"))
-"""Of each kind; ten are promised."""
+KILLS = int(os.environ.get("CHAOS_KILLS", "0"))
+"""Of each kind; for the ten that are promised, set CHAOS_KILLS=10. Without it: one of each, for mail alone."""
 HEALED = 30.0
 CHANNELS = {"deliver-email": "email = true\n", "deliver-fcm": "push = true\n"}
 TYPES = {"deliver-email": "mailed", "deliver-fcm": "pushed"}
@@ -121,11 +121,11 @@ def arrived(queue: str, mail: MailServer, fcm: FakeFcm) -> Counter[str]:
     return Counter(fcm.posts)
 
 
-@pytest.mark.parametrize("queue", CHANNELS)
+@pytest.mark.parametrize("queue", CHANNELS if KILLS else ["deliver-email"])
 def test_a_killed_channel_loses_nothing_and_counts_what_may_be_doubled(
     queue: str, system: System, mail: MailServer, fcm: FakeFcm, held: Held, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [f"{queue}-{when}-{number}" for number in range(KILLS) for when in ("before", "after")]
+    names = [f"{queue}-{when}-{number}" for number in range(KILLS or 1) for when in ("before", "after")]
     for name in names:
         person(system, name, address(name), push=queue == "deliver-fcm")
         held.expect(address(name))

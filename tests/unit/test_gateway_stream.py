@@ -181,9 +181,9 @@ def test_silence_is_broken_by_a_comment(monkeypatch):
 
     async def scenario():
         nonlocal server
-        server = Server(time.time() + 0.6)
+        server = Server(time.time() + 2)
         await server.writer.sleep()
 
     run(scenario)
-    assert len(server.written) > 3
+    assert len(server.written) > 1
     assert set(server.written) == {b": ping\n\n"}
