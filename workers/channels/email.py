@@ -21,11 +21,11 @@ SERVES = "email"
 SCHEDULE = (5, 300, 1800, 7200, 18000, 36000)
 BATCH = 20
 AT_ONCE = 8
-LEASE = 27.0
+LEASE = 22.0
 
 _STARTS = smtp.LONGEST_ANSWER + 1
 """Seconds of a batch after which no further mail is begun: later than after one answer that never came …"""
-_ENDS = 25.0
+_ENDS = 20.0
 """… and after which none is waited for."""
 _PAUSE = 60.0
 _LONGEST_SAID = 500
@@ -54,7 +54,7 @@ def ready() -> bool:
 
 def send(parcels: Sequence[Parcel], use: Resources) -> list[Outcome]:
     """Hands over one after the other, on this thread's connection; while the server looks at one, the next is
-    written. What was not begun in time, or after the server turned out to be away, is Away. Ends within 25 s."""
+    written. What was not begun in time, or after the server turned out to be away, is Away. Ends within 20 s."""
     begun = time.monotonic()
     sealed: dict[int, Envelope | Outcome] = {}
 

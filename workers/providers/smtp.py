@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from workers.providers.mail_server import Server
 
-LONGEST_ANSWER = 15.0
+LONGEST_ANSWER = 12.0
 """Seconds that a server may take to answer one command."""
 REACHED_SECONDS = 8.0
 """Seconds for each of its addresses to be reached, and for the greeting, which Postfix holds back for six."""
