@@ -24,6 +24,8 @@ MUTE = 3
 RAMP_SECONDS, RAMP_BEGIN, RAMP_DOUBLING = 40.0, 10.0, 5.0
 PROBE_SECONDS = 60.0
 """A probe nobody told the end of counts as failed."""
+PROBED = 2.0
+"""Seconds after which its end is worth asking for: it may be that nobody wanted what it was to send."""
 
 
 class Circuit:
@@ -62,7 +64,8 @@ class Circuit:
         with self._lock:
             if self._open_until is None:
                 return 1.0
-            return max(1.0, max(self._open_until, self._probing_until) - self._clock())
+            now = self._clock()
+            return max(1.0, self._open_until - now, min(PROBED, self._probing_until - now))
 
     def hear(self, outcomes: Sequence[Outcome], unused: int = 0) -> None:
         """What became of deliveries that this thread was given room for; `unused`: how many of them were not sent
