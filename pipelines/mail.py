@@ -11,6 +11,7 @@ are inlined, because many mail programs drop style sheets; nothing is fetched, f
 """
 
 import re
+from collections.abc import Mapping
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,13 @@ def lend_layout(sandbox: Sandbox) -> None:
     says, and not what another's does."""
     if LAYOUT in sandbox.sources:
         sandbox.sources.setdefault(TEXT_LAYOUT, "")
-    for file in (_SHIPPED / "_layout").glob("*.j2"):
-        sandbox.sources.setdefault(f"_layout/{file.name}", file.read_text("utf-8"))
+    lend(sandbox, "_layout")
+
+
+def lend(sandbox: Sandbox, folder: str) -> None:
+    """The files of a folder that come with Tocsin, where there is none of that name."""
+    for file in (_SHIPPED / folder).glob("*.j2"):
+        sandbox.sources.setdefault(f"{folder}/{file.name}", file.read_text("utf-8"))
 
 
 class Letter:
@@ -77,10 +83,11 @@ class Letter:
         actor: str | None,
         unsubscribe_url: str,
         public_url: str,
+        more: Mapping[str, object] | None = None,
     ) -> Mail:
-        """`content`: what the inbox says. Paths in links become addresses below `public_url`. Raises
-        TemplateError, also for a link that may not be opened (pipelines/links.py) and for a mail that one cannot
-        unsubscribe from."""
+        """`content`: what the inbox says; `more`: what the templates know besides. Paths in links become
+        addresses below `public_url`. Raises TemplateError, also for a link that may not be opened
+        (pipelines/links.py) and for a mail that one cannot unsubscribe from."""
         own = public_url.rstrip("/")
         known = {
             **self._known,
@@ -91,6 +98,7 @@ class Letter:
             "message": content.message,
             "action_url": content.action_url and self._absolute(content.action_url, own),
             "unsubscribe_url": unsubscribe_url,
+            **(more or {}),
         }
         subject = self._one_subject(content.title, known)
         known["subject"] = subject

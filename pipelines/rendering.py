@@ -7,7 +7,7 @@ Nothing random and no clock: the same data renders the same text, so a repeated 
 
 import re
 import traceback
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pipelines import links
 from schema.errors import TemplateError
 
+PARTS = ("title", "message", "action_url")
 LONGEST_TITLE = 255
 LONGEST_MESSAGE = 10_000
 LONGEST_OUTPUT = 100_000
@@ -73,15 +74,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.folder = root.name
         self.sources = sources
         self.filters = {name: FILTERS[name] for name in _TEXT | _LISTS | _CHOICE | _NUMBERS}
-        self.filters |= {"round": _round, "urlencode": _urlencode}
+        self.filters |= {"plural": plural, "round": _round, "urlencode": _urlencode}
         del self.globals["lipsum"]
-        for name in sources:
-            try:
-                self.get_template(name)
-            except jinja2.TemplateSyntaxError as error:
-                raise TemplateError(f"{error.filename}:{error.lineno}: {error.message}") from None
-            except Exception as error:
-                raise TemplateError(f"{root.name}/{name}:1: {_reason(error)}") from None
+        for name in list(sources):
+            self.compiled(name)
+
+    def compiled(self, name: str) -> jinja2.Template:
+        """Raises TemplateError for one that is no Jinja."""
+        try:
+            return self.get_template(name)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"{error.filename}:{error.lineno}: {error.message}") from None
+        except Exception as error:
+            raise TemplateError(f"{self.folder}/{name}:1: {_reason(error)}") from None
+
+    def written(self, where: str, source: str) -> jinja2.Template:
+        """A template that stands in another file: `where` is named when it fails. Raises TemplateError."""
+        self.sources[where] = source
+        return self.compiled(where)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`data.items` is the key "items", never a method of Python's dict."""
@@ -113,14 +123,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class Wording:
-    """The title, message and action URL of one folder below templates/. `personal`: they may differ from one
-    recipient of an event to the next.
+    """A title, message and action URL, from the templates of these three names. `personal`: they may differ from
+    one recipient of an event to the next.
 
     Raises TemplateError for a file that is missing.
     """
 
-    def __init__(self, sandbox: Sandbox, folder: str, hosts: frozenset[str]) -> None:
-        names = [f"{folder}/{part}.txt.j2" for part in ("title", "message", "action_url")]
+    def __init__(self, sandbox: Sandbox, names: Sequence[str], hosts: frozenset[str]) -> None:
         self._title, self._message, self._action_url = (_template(sandbox, name) for name in names)
         self._globals = dict(sandbox.globals)
         self._hosts = hosts
@@ -138,6 +147,11 @@ class Wording:
         if url and (fault := links.check(url, self._hosts)):
             raise TemplateError(f"{self._action_url.filename}:1: the action URL {fault}")
         return Content(title, message, url or None)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """`1 other`, `4 others`; `many` where it is not `one` with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _read(root: Path, file: Path) -> str:

@@ -1,5 +1,6 @@
 """Delivery and its attempts: states, what a channel is given, and the outcomes it may report.
 
+    held ─ its time has come ─▶ as pending; or it goes out with another delivery's digest ─▶ digested
     pending ─claim─▶ sending ─ Sent ────▶ sent
        ▲ │              ├─ Later ───▶ retrying ─claim─▶ …   at next_attempt_at; schedule spent ─▶ dead
        │ │              ├─ Unknown ─▶ retrying              the provider may have it: a possible duplicate, counted
@@ -7,11 +8,17 @@
        │ │              ├─ Never ───▶ failed(reason)        repeating it cannot help
        │ │              ├─ Gone ────▶ failed(reason)        and the address is taken off the list
        │ │              └─ no word before the lease ended ─▶ as Unknown: the process died, or was too late
-       │ └─ opted out, read, no address, expired ─▶ suppressed(reason), expired: decided before sending
+       │ ├─ opted out, read, no address, expired ─▶ suppressed(reason), expired: decided before sending
+       │ ├─ not at this hour ─▶ held(reason)
        └─ next_attempt_at passed: its message was lost, and the clock sends it again
 
+A held delivery's `reason` says what it waits for: unread (so long without being read), digest, quiet_hours. What
+it was is looked at when it is claimed, not before. A digest is carried by one of its deliveries, and `digest_id`
+names that one on all of them (workers/digests.py).
+
 The web channel needs no claim, because saying the same twice is shown once: pending ─▶ sent in one step.
-`next_attempt_at` is when something happens next: a message counts as lost, a try is due, a lease ends.
+`next_attempt_at` is when something happens next: a message counts as lost, a try is due, a lease ends, a held
+delivery's time comes.
 """
 
 from dataclasses import dataclass
@@ -21,10 +28,32 @@ from uuid import UUID
 
 import msgspec
 
-PENDING, SENDING, RETRYING = "pending", "sending", "retrying"
+HELD, PENDING, SENDING, RETRYING = "held", "pending", "sending", "retrying"
 SENT, FAILED, DEAD, SUPPRESSED, EXPIRED = "sent", "failed", "dead", "suppressed", "expired"
-OPEN = (PENDING, SENDING, RETRYING)
-FINAL = (SENT, FAILED, DEAD, SUPPRESSED, EXPIRED)
+DIGESTED = "digested"
+OPEN = (HELD, PENDING, SENDING, RETRYING)
+FINAL = (SENT, DIGESTED, FAILED, DEAD, SUPPRESSED, EXPIRED)
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What a digest says of one notification."""
+
+    type: str
+    category: str
+    title: str
+    message: str
+    action_url: str | None
+    actor: str | None
+    created_at: datetime
+
+
+class Digest(msgspec.Struct, frozen=True):
+    """`lines`: the first of its notifications, in the order in which they came; `total`: how many there are.
+    `categories`: of all of them."""
+
+    lines: tuple[Line, ...]
+    total: int
+    categories: frozenset[str]
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +65,9 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     keys      web push: {"p256dh": …, "auth": …}
     unread    the inbox's count now, for a badge
     group     the group's id, when the notification is a member of one or its row; `count` its size, else 1
+    grouped   title, message and link are the group's
     replaces  members that were told of by themselves before the group formed
+    digest    what goes out together with this one; then title, message and link are the digest's
     """
 
     delivery: UUID
@@ -59,9 +90,11 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     unread: int = 0
     group: UUID | None = None
+    grouped: bool = False
     count: int = 1
     replaces: tuple[UUID, ...] = ()
     locale: str | None = None
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

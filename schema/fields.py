@@ -3,11 +3,17 @@
 import difflib
 import json
 import re
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable
+from itertools import islice
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from schema.errors import FieldError
+
+MOST = 20
+"""Errors of one array: the answer to a thousand bad recipients is no longer than it is read."""
 
 _WORDS = {
     "str": "text",
@@ -43,50 +49,93 @@ def json_fault(raw: bytes, error: Exception) -> str:
 
 
 def field_errors(document: object, kind: type[msgspec.Struct]) -> list[FieldError]:
-    """Everything wrong with a document that is not a `kind`; msgspec itself stops at the first."""
+    """Everything wrong with a document that is not a `kind`, at any depth; msgspec itself stops at the first."""
     if not isinstance(document, dict):
         return [FieldError("", "must be a JSON object")]
+    return _in_struct(document, kind, "", open_to_more=False)
+
+
+def not_known(name: str, known: Iterable[str], what: str = "field") -> FieldError:
+    """Of a name that is none of these."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return FieldError(shown(name), f"is not a known {what}{hint}")
+
+
+def in_words(message: str) -> str:
+    """msgspec's "Expected `str`, got `int`" as we say it."""
+    text = re.sub(r"`([a-z |]+)`", _in_words, message).replace("`", "")
+    return text[:1].lower() + text[1:]
+
+
+def _in_struct(
+    document: dict[str, Any], kind: type[msgspec.Struct], place: str, *, open_to_more: bool
+) -> list[FieldError]:
+    """`place` ends in a dot, unless it is empty."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     errors = []
     for name in document:
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            errors.append(FieldError(shown(str(name)), f"is not a known field{hint}"))
+        if name not in fields and not open_to_more:
+            wrong = not_known(name, fields)
+            errors.append(FieldError(place + wrong.field, wrong.message))
     for name, field in fields.items():
-        if name not in document:
-            if field.required:
-                errors.append(FieldError(name, "is required"))
-            continue
-        try:
-            msgspec.convert(document[name], field.type)
-        except msgspec.ValidationError as error:
-            errors.append(_field_error(name, field.type, str(error)))
+        if name in document:
+            errors += _wrong(document[name], field.type, place + name)
+        elif field.required:
+            errors.append(FieldError(place + name, "is required"))
     return errors
 
 
-def _field_error(name: str, kind: Any, message: str) -> FieldError:
-    """msgspec's "Expected `str`, got `int` - at `$[2]`" as a field and a sentence."""
+def _wrong(value: object, kind: Any, place: str) -> list[FieldError]:
+    """What is wrong with a value: with its parts, if it can be told which."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return _in_parts(value, kind, place, " - at `$" in str(error)) or [_field_error(place, kind, str(error))]
+    return []
+
+
+def _in_parts(value: object, kind: Any, place: str, inside: bool) -> list[FieldError]:
+    """`inside`: the value itself is of the right form and size."""
+    for one in _kinds(kind):
+        if isinstance(value, dict) and isinstance(one, type) and issubclass(one, msgspec.Struct):
+            more = not one.__struct_config__.forbid_unknown_fields
+            return _in_struct(value, one, f"{place}.", open_to_more=more)
+        if inside and isinstance(value, dict) and get_origin(one) is dict:
+            parts = ((f"{place}.{shown(key)}", part) for key, part in value.items())
+        elif inside and isinstance(value, list) and get_origin(one) is list:
+            parts = ((f"{place}[{index}]", part) for index, part in enumerate(value))
+        else:
+            continue
+        found = (error for at, part in parts for error in _wrong(part, get_args(one)[-1], at))
+        return list(islice(found, MOST))
+    return []
+
+
+def _kinds(kind: Any) -> list[Any]:
+    """What a value may be: the members of a union, without what Annotated adds."""
+    if get_origin(kind) is Annotated:
+        return _kinds(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [one for part in get_args(kind) for one in _kinds(part)]
+    return [kind]
+
+
+def _field_error(place: str, kind: Any, message: str) -> FieldError:
     text, _, path = message.partition(" - at `$")
-    field = name + path.rstrip("`")
+    field = place + path.rstrip("`")
     if "matching regex" in text:
         return FieldError(field, "must not contain control characters")
     if "enum value" in text:
-        return FieldError(field, f"must be one of {', '.join(_choices(kind))}")
+        choices = [choice for one in _kinds(kind) if get_origin(one) is Literal for choice in get_args(one)]
+        return FieldError(field, f"must be one of {', '.join(choices)}")
     if "datetime" in text or "RFC3339" in text:
         return FieldError(field, f"must be {_WORDS['datetime']}")
-    text = re.sub(r"`([a-z |]+)`", _in_words, text).replace("`", "")
-    return FieldError(field, text[:1].lower() + text[1:])
+    return FieldError(field, in_words(text))
 
 
 def _in_words(kinds: re.Match[str]) -> str:
     return " or ".join(_WORDS.get(kind, kind) for kind in kinds[1].split(" | "))
-
-
-def _choices(kind: Any) -> list[str]:
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    return [choice for part in get_args(kind) for choice in _choices(part)]
 
 
 def shown(name: str) -> str:

@@ -19,6 +19,8 @@ class Notification(msgspec.Struct, array_like=True, frozen=True):
     open    channels it may still go out on
     closed  channel -> reason code, e.g. {"email": "preference"}
     window  where it may gather with others of its kind, or None: see pipelines/grouping.py
+    timing  channel -> when, of those open channels that are not told at once: see pipelines/timing.py
+    folded  over its limit, and to be folded into its group
     """
 
     id: UUID
@@ -29,6 +31,8 @@ class Notification(msgspec.Struct, array_like=True, frozen=True):
     open: tuple[str, ...]
     closed: dict[str, str]
     window: str | None = None
+    timing: dict[str, str] = {}
+    folded: bool = False
 
     def close(self, channels: dict[str, str]) -> Self:
         """Without these channels (channel -> reason); the first reason given for a channel stays."""

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     ForeignKey,
     Identity,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Time,
     Uuid,
     func,
     text,
@@ -44,8 +46,14 @@ users = Table(
     Column("email", Text),
     Column("locale", Text, comment="BCP 47, e.g. de-AT"),
     Column("time_zone", Text, comment="IANA, e.g. Europe/Vienna"),
+    Column("digest_at", Time, nullable=False, server_default="08:00", comment="local time of digests"),
+    Column("digest_day", SmallInteger, nullable=False, server_default="1", comment="of weekly ones; 1 is Monday"),
+    Column("quiet_days", ARRAY(SmallInteger), comment="on which quiet hours begin: 1 is Monday"),
+    Column("quiet_from", Time, comment="pipelines/quiet_hours.py; empty: none"),
+    Column("quiet_to", Time),
     created_at(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
+    Index("users_quiet", "id", postgresql_where=text("quiet_from IS NOT NULL")),
 )
 
 devices = Table(
@@ -65,7 +73,12 @@ events = Table(
     metadata,
     Column("id", Text(collation="C"), primary_key=True, comment="idempotency key, at most 255 characters"),
     Column("type", Text, nullable=False),
-    Column("recipients", JSONB, nullable=False, comment='["user", …], at most 1000'),
+    Column(
+        "recipients",
+        JSONB,
+        nullable=False,
+        comment='["user", …], at most 1000; or an audience: {"topic": "…"} or {"all": true}',
+    ),
     Column("actor", Text, comment="the user who caused it"),
     Column("data", JSONB, nullable=False, server_default=text("'{}'")),
     Column("group_key", Text),
@@ -81,12 +94,27 @@ events = Table(
     Column("routed_count", Integer, nullable=False, server_default="0", comment="notifications written"),
     Column("rescues", SmallInteger, nullable=False, server_default="0", comment="times the clock sent it again"),
     Column("rescued_at", Instant, comment="the last time of these"),
+    Column("cancel_key", Text),
+    Column("cancelled_at", Instant, comment="then recipient_count is what was written before"),
+    Column("expanded_to", Text, comment="an audience's last user written; empty before and after"),
+    Column("expanded_at", Instant, comment="when it got there"),
+    CheckConstraint("cancelled_at IS NULL OR routed_count <= recipient_count", name="events_cancelled"),
+    Index("events_cancel_key", "cancel_key", "id", postgresql_where=text("cancel_key IS NOT NULL")),
     Index("events_at_the_sql_door", "created_at", postgresql_where=text("accepted_at IS NULL")),
     Index(
         "events_unrouted",
         text("greatest(accepted_at, send_at)"),
         postgresql_where=text("routed_count < recipient_count"),
     ),
+)
+
+topic_subscribers = Table(
+    "topic_subscribers",
+    metadata,
+    Column("topic", Text, nullable=False),
+    Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    created_at(),
+    PrimaryKeyConstraint("topic", "user_id"),
 )
 
 rejected_events = Table(
@@ -125,6 +153,7 @@ notifications = Table(
     Column("archived_at", Instant),
     created_at(),
     Column("expires_at", Instant),
+    Column("silent", Boolean, comment="on a group's row: it moved, and that was no reason to interrupt"),
     PrimaryKeyConstraint("id"),
     Index(
         "notifications_inbox",
@@ -146,18 +175,34 @@ notification_preferences = Table(
     "notification_preferences",
     metadata,
     Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    Column("type", Text, nullable=False),
-    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("scope", Text, nullable=False, server_default="type", comment="of what: type | category | global"),
+    Column("type", Text, nullable=False, comment="the name of the type or category; empty for global"),
+    Column("enabled", Boolean, comment="empty: as the next scope says"),
     Column(
         "channels",
         JSONB,
         nullable=False,
         server_default=text("'{}'"),
-        comment='{"web": true, …}; a channel not named follows the type',
+        comment='{"web": true, "email": "digest daily", …}; a channel not named follows the next scope',
     ),
     created_at(),
     Column("updated_at", Instant, nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("user_id", "type"),
+    PrimaryKeyConstraint("user_id", "scope", "type"),
+)
+
+preference_changes = Table(
+    "preference_changes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("changed_by", Text, nullable=False, comment="user | service | unsubscribe | complaint"),
+    Column("scope", Text, nullable=False, comment="type | category | global | opt_out"),
+    Column("name", Text, nullable=False, comment="of the type or category; empty for everything"),
+    Column("setting", Text, nullable=False, comment="enabled, or the channel"),
+    Column("before", JSONB, comment="empty: nothing was said"),
+    Column("after", JSONB, comment="empty: nothing is said any more"),
+    created_at(),
+    Index("preference_changes_of_user", "user_id", "id"),
 )
 
 notification_groups = Table(
@@ -216,15 +261,32 @@ deliveries = Table(
         server_default="0",
         comment="tries before it was replayed; the schedule begins anew there",
     ),
+    Column("digest_due", Instant, comment="when the digest is due that it goes out with; empty: it goes alone"),
+    Column("digest_id", Uuid, comment="the delivery that carries this one's digest"),
     PrimaryKeyConstraint("id"),
     Index(
         "deliveries_open",
         "channel",
         "next_attempt_at",
-        postgresql_where=text("state IN ('pending', 'sending', 'retrying')"),
+        postgresql_where=text("state IN ('pending', 'sending', 'retrying', 'held')"),
     ),
+    Index(
+        "deliveries_to_digest",
+        "user_id",
+        "channel",
+        "digest_due",
+        postgresql_where=text("state = 'held' AND digest_due IS NOT NULL"),
+    ),
+    Index("deliveries_of_digest", "digest_id", postgresql_where=text("digest_id IS NOT NULL")),
     Index("deliveries_sending", "channel", "next_attempt_at", postgresql_where=text("state = 'sending'")),
     Index("deliveries_dead", "id", postgresql_where=text("state = 'dead'")),
+    Index(
+        "deliveries_quiet",
+        "user_id",
+        "channel",
+        "id",
+        postgresql_where=text("state = 'held' AND reason = 'quiet_hours'"),
+    ),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -261,7 +323,7 @@ opt_outs = Table(
     metadata,
     Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("channel", Text, nullable=False),
-    Column("category", Text, nullable=False),
+    Column("category", Text, nullable=False, comment="empty: the whole channel"),
     created_at(),
     PrimaryKeyConstraint("user_id", "channel", "category"),
 )

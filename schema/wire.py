@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from schema.notification import Notification
 
@@ -32,12 +33,22 @@ class Deliveries(msgspec.Struct):
     v: int = VERSION
 
 
-M = TypeVar("M", Batch, Deliveries)
+class Expansion(msgspec.Struct):
+    """A step through an event's audience. `after`: the user it goes on behind, so that of two messages only the
+    one that is up to date goes on; None: wherever the event has got to."""
+
+    event: str
+    after: str | None = None
+    v: int = VERSION
+
+
+M = TypeVar("M", Batch, Deliveries, Expansion)
 
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
     Batch: msgspec.json.Decoder(Batch),
     Deliveries: msgspec.json.Decoder(Deliveries),
+    Expansion: msgspec.json.Decoder(Expansion),
 }
 
 
@@ -58,7 +69,8 @@ class Group(msgspec.Struct, rename="camel"):
 
 class InboxItem(msgspec.Struct, rename="camel"):
     """A row of an inbox as REST, SSE and Socket.IO show it. `seq` orders one user's inbox and names the place
-    to resume from; `title` and `message` are plain text."""
+    to resume from; `title` and `message` are plain text; `silent`, true or left out: it is shown, and nothing
+    moves, sounds or is announced."""
 
     id: UUID
     seq: int
@@ -75,6 +87,7 @@ class InboxItem(msgspec.Struct, rename="camel"):
     clicked_at: datetime | None = None
     archived_at: datetime | None = None
     group: Group | None = None
+    silent: bool | UnsetType = UNSET
 
 
 class Publication(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -83,15 +96,25 @@ class Publication(msgspec.Struct, rename="camel", omit_defaults=True):
     version  of the inbox; an older one never overwrites a newer unread count
     unread   count after the change
     ids      rows read or archived; None with kind "read": all of them
+
+    With kind "presence" nothing changed but whether the page of one `connection` is `visible`; version and unread
+    say nothing.
     """
 
-    kind: Literal["notification", "read", "archived"]
+    kind: Literal["notification", "read", "archived", "presence"]
     version: int
     unread: int
     item: InboxItem | None = None
     ids: list[UUID] | None = None
+    connection: str | None = None
+    visible: bool = False
 
 
 def user_channel(user_id: str) -> str:
     """The Redis pub/sub channel of one user."""
     return f"tocsin:user:{user_id}"
+
+
+def presence_key(user_id: str) -> str:
+    """The Redis key that exists while a user looks at the inbox: workers/gateway/presence.py."""
+    return f"tocsin:present:{user_id}"
