@@ -102,6 +102,26 @@ def test_the_page_says_what_it_would_do_what_it_did_and_the_way_back(gateway, na
     assert gateway.client.get(ada).text == gateway.client.get(f"{ada}/undo").text == asked.text
 
 
+def test_who_unsubscribed_and_came_back_is_noted_once_each(gateway, name, ada):
+    for path in (ada, ada, f"{ada}/undo", f"{ada}/undo"):
+        gateway.client.post(path)
+    query = "SELECT changed_by, scope, name, setting, before, after FROM preference_changes WHERE user_id = %s"
+    assert gateway.inboxes.database.execute(f"{query} ORDER BY id", (name,)).fetchall() == [
+        ("unsubscribe", "opt_out", "social", "email", None, True),
+        ("unsubscribe", "opt_out", "social", "email", True, None),
+    ]
+
+
+def test_who_left_all_emails_comes_back_to_one_category(gateway, name, ada, link):
+    gateway.inboxes.database.execute("INSERT INTO opt_outs VALUES (%s, 'email', '')", (name,))
+    assert title(gateway.client.get(ada)) == "You are unsubscribed"
+    assert title(gateway.client.post(f"{ada}/undo")) == "You are subscribed again"
+    assert title(gateway.client.get(ada)) == "Unsubscribe?"
+    assert title(gateway.client.get(link(name, "orders"))) == "You are unsubscribed"
+    left = {category for user, _, category in opt_outs(gateway) if user == name}
+    assert left == {"messages", "orders", "system"}
+
+
 def test_categories_and_people_are_apart(gateway, name, ada, link):
     gateway.inboxes.database.execute("INSERT INTO users (id) VALUES (%s)", (f"{name}-bob",))
     orders, bob = link(name, "orders"), link(f"{name}-bob")

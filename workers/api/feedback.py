@@ -75,7 +75,10 @@ WITH given AS (
     INSERT INTO opt_outs (user_id, channel, category)
     SELECT u.id, 'email', f.category FROM fresh f JOIN users u ON u.id = f.user_id
     WHERE f.kind = 'complaint' AND f.category IS NOT NULL ORDER BY 1, 3 FOR KEY SHARE OF u
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING RETURNING user_id, category
+), noted AS (
+    INSERT INTO preference_changes (user_id, changed_by, scope, name, setting, after)
+    SELECT user_id, 'complaint', 'opt_out', category, 'email', 'true' FROM opted_out
 )
 SELECT f.id, n.id IS NOT NULL FROM found f LEFT JOIN new n USING (id)
 """

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from schema.errors import FieldError
 from schema.fields import field_errors, json_fault
+from workers import quiet
 from workers.api.documents import Refused, documented_body, problems
 from workers.resources import pool
 
@@ -25,7 +26,7 @@ ON CONFLICT (id) DO UPDATE SET updated_at = now(),
     email = CASE WHEN %(has_email)s THEN excluded.email ELSE u.email END,
     locale = CASE WHEN %(has_locale)s THEN excluded.locale ELSE u.locale END,
     time_zone = CASE WHEN %(has_time_zone)s THEN excluded.time_zone ELSE u.time_zone END
-RETURNING id, email, locale, time_zone
+RETURNING id, email, locale, time_zone, quiet_from IS NOT NULL AND time_zone IS NULL
 """
 
 UserId = Annotated[str, Parameter(min_length=1, max_length=128)]
@@ -94,7 +95,13 @@ def store(user_id: str, update: UserUpdate) -> User:
     with pool().connection() as connection, connection.transaction():
         row = connection.execute(_UPSERT, values).fetchone()
         connection.execute("INSERT INTO inboxes (user_id) VALUES (%s) ON CONFLICT DO NOTHING", (user_id,))
-    return User(*row) if row else User(user_id, None, None, None)
+        *known, hours_without_zone = row or (user_id, None, None, None, False)
+        if hours_without_zone:
+            why = "is needed for the user's quiet hours: set another, or end them first"
+            raise Refused(422, f"time_zone: {why}; nothing was stored", [FieldError("time_zone", why)])
+        if update.time_zone is not UNSET:
+            quiet.release(connection, user_id)
+    return User(*known)
 
 
 @get("/v1/users/{user_id:str}", tags=["users"], sync_to_thread=True, responses=problems(401, 404))

@@ -19,7 +19,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from pipelines.catalog import Catalog
-from workers import log, unsubscribe
+from pipelines.choices import come_back
+from workers import log, unsubscribe, wishes
 from workers.gateway.inbox import Pool
 from workers.gateway.refusal import BASIC_HEADERS, RETRY_AFTER
 
@@ -30,14 +31,17 @@ _HEADERS = {
     "referrer-policy": "no-referrer",  # the address is the right itself
     "x-robots-tag": "noindex",
 }
-_IS_OUT = "SELECT 1 FROM opt_outs WHERE user_id = %s AND channel = 'email' AND category = %s"
+_IS_OUT = "SELECT 1 FROM opt_outs WHERE user_id = %s AND channel = 'email' AND category IN (%s, '')"
 # The lock keeps the user from being erased in between; whom nobody knows any more gets no row.
 _OPT_OUT = """
-INSERT INTO opt_outs (user_id, channel, category)
-SELECT id, 'email', %s FROM users WHERE id = %s FOR KEY SHARE
-ON CONFLICT DO NOTHING
+WITH gone AS (
+    INSERT INTO opt_outs (user_id, channel, category)
+    SELECT id, 'email', %s FROM users WHERE id = %s FOR KEY SHARE
+    ON CONFLICT DO NOTHING RETURNING user_id, category
+)
+INSERT INTO preference_changes (user_id, changed_by, scope, name, setting, after)
+SELECT user_id, 'unsubscribe', 'opt_out', category, 'email', 'true' FROM gone
 """
-_OPT_IN = "DELETE FROM opt_outs WHERE user_id = %s AND channel = 'email' AND category = %s"
 
 Act = Callable[[psycopg.AsyncConnection, str, str], Awaitable[str]]
 """Does what was asked, and says which state the page shows."""
@@ -53,18 +57,14 @@ async def opt_out(db: psycopg.AsyncConnection, user: str, category: str) -> str:
     return "out"
 
 
-async def opt_in(db: psycopg.AsyncConnection, user: str, category: str) -> str:
-    await db.execute(_OPT_IN, (user, category))
-    return "back"
-
-
 class Unsubscribe:
     """Raises jinja2.TemplateError when its page cannot be read."""
 
     def __init__(self, pool: Pool, catalog: Catalog) -> None:
-        self._pool, self._labels = pool, defaultdict[str, list[str]](list)
+        self._pool, self._types, self._labels = pool, catalog.types, defaultdict[str, list[str]](list)
         for kind in catalog.types.values():
             self._labels[kind.category].append(kind.label)
+            self._labels[""].append(kind.label)  # the whole channel: what a digest of several categories leads to
         files = jinja2.FileSystemLoader(Path(__file__).parent)
         environment = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined)
         self._template = environment.get_template("unsubscribe.html.j2")
@@ -85,7 +85,17 @@ class Unsubscribe:
         return await self._answer(request, opt_out)
 
     async def come_back(self, request: Request) -> Response:
-        return await self._answer(request, opt_in)
+        return await self._answer(request, self._opt_in)
+
+    async def _opt_in(self, db: psycopg.AsyncConnection, user: str, category: str) -> str:
+        who = {"user": user}
+        async with db.transaction():
+            await db.execute(wishes.LOCK, who)
+            before = wishes.kept(await (await db.execute(wishes.READ, who)).fetchall())
+            after = come_back(before, "email", category, self._types)
+            if row := wishes.values(user, "unsubscribe", before, after):
+                await db.execute(wishes.WRITE, row)
+        return "back"
 
     async def _answer(self, request: Request, act: Act) -> Response:
         """The same 404 for every token that we did not sign."""
