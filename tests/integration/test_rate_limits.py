@@ -13,12 +13,12 @@ from redis import Redis
 
 from pipelines.accept import Accepted, address
 from pipelines.catalog import Catalog
-from pipelines.rate_limits import key, rate_limits
+from pipelines.rate_limits import rate_limits
 from pipelines.stage import Resources
 from schema.notification import CHANNELS, Notification
 from tests.integration.chain import TEMPLATES, at_once
 
-ADA = key("comment", "ada")
+ADA = "tocsin:limit:comment:ada"
 HOUR = 3600 * 1_000_000
 """In microseconds, as the scores are."""
 numbers = count()
@@ -124,7 +124,7 @@ def test_users_and_types_are_counted_apart(use: Resources, new: Any, client: Red
     batch = [new(type, user) for type in ("comment", "like") for user in ("ada", "bob") for _ in range(11)]
     assert passes(batch, use) == ([True] * 10 + [False]) * 4
     assert sorted(cast("list[bytes]", client.keys("*"))) == sorted(
-        key(type, user).encode() for type in ("comment", "like") for user in ("ada", "bob")
+        f"tocsin:limit:{type}:{user}".encode() for type in ("comment", "like") for user in ("ada", "bob")
     )
 
 
