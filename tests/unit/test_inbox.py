@@ -35,9 +35,16 @@ def composed(number: int = 1, **changes: Any) -> tuple[Notification, Row]:
     return compose(told(number, **changes), content(), CATALOG)
 
 
-def placed(inbox: Inbox, number: int, now: int = AT, catalog: Catalog = CATALOG, **changes: Any) -> Row:
+def placed(
+    inbox: Inbox,
+    number: int,
+    now: int = AT,
+    catalog: Catalog = CATALOG,
+    event: Content | None = None,
+    **changes: Any,
+) -> Row:
     n, row = composed(number, **changes)
-    place(n, row, inbox, now, catalog)
+    place(n, row, event or content(), inbox, now, catalog)
     return row
 
 
@@ -86,7 +93,7 @@ def test_what_cannot_be_rendered_says_where_and_never_the_content(tmp_path: Path
     assert "secret" not in row.error
     assert (row.title, row.message, row.action_url) == (None, None, None)
     inbox = Inbox(4, 2, {})
-    place(n, row, inbox, AT, CATALOG)
+    place(n, row, content(), inbox, AT, CATALOG)
     assert (row.seq, inbox) == (None, Inbox(4, 2, {}))
 
 
@@ -95,7 +102,7 @@ def test_a_type_that_is_gone_goes_nowhere() -> None:
     assert (n.open, n.closed["web"], row.closed) == ((), "unknown_type", n.closed)
     assert (row.title, row.category, row.error) == (None, "", None)
     inbox = Inbox(4, 2, {})
-    place(n, row, inbox, AT, CATALOG)
+    place(n, row, content(), inbox, AT, CATALOG)
     assert inbox == Inbox(4, 2, {})
 
 
@@ -108,7 +115,7 @@ def test_it_gets_the_next_place_and_counts_as_unread() -> None:
 def test_what_web_does_not_show_has_no_place() -> None:
     inbox = Inbox(4, 2, {})
     n, row = composed()
-    place(n.close({"web": "muted"}), row, inbox, AT, CATALOG)
+    place(n.close({"web": "muted"}), row, content(), inbox, AT, CATALOG)
     assert (row.seq, inbox) == (None, Inbox(4, 2, {}))
 
 
@@ -122,7 +129,7 @@ def test_the_third_makes_one_row_of_three() -> None:
     assert group == group_id(first.id)
     assert (third.seq, third.group_id) == (None, group)
     grown = inbox.groups[group]
-    assert (grown.last, grown.window, grown.count, grown.seq) == (third, "comment/", 3, 3)
+    assert (grown.last, grown.window, grown.joined.total, grown.seq) == (third, "comment/", 3, 3)
     assert grown.leading == [first.id, second.id]
     assert (inbox.seq, inbox.unread) == (3, 1)
 
@@ -131,7 +138,7 @@ def test_a_group_that_grows_in_one_batch_takes_one_place() -> None:
     inbox = Inbox(0, 0, {})
     rows = [placed(inbox, number) for number in range(1, 8)]
     (grown,) = inbox.groups.values()
-    assert (grown.count, grown.seq, grown.last, len(grown.leading)) == (7, 3, rows[-1], 2)
+    assert (grown.joined.total, grown.seq, grown.last, len(grown.leading)) == (7, 3, rows[-1], 2)
     assert (inbox.seq, inbox.unread) == (3, 1)
 
 
@@ -142,7 +149,7 @@ def test_a_group_that_grows_in_the_next_batch_moves_up_and_counts_no_more() -> N
     following = Inbox(inbox.seq, inbox.unread, msgspec.json.decode(msgspec.json.encode(inbox.windows)))
     last = placed(following, 4)
     (grown,) = following.groups.values()
-    assert (grown.count, grown.seq, grown.last, grown.leading) == (4, 4, last, [])
+    assert (grown.joined.total, grown.seq, grown.last, grown.leading) == (4, 4, last, [])
     assert (following.seq, following.unread) == (4, 1)
 
 
@@ -169,5 +176,5 @@ def test_a_type_that_groups_no_more_ends_its_windows(tmp_path: Path) -> None:
     following = Inbox(inbox.seq, inbox.unread, inbox.windows)
     assert placed(following, 4, catalog=changed).seq == 4
     n, row = composed(5)
-    place(msgspec.structs.replace(n, type="like", window="like/"), row, following, AT, changed)
+    place(msgspec.structs.replace(n, type="like", window="like/"), row, content(), following, AT, changed)
     assert (following.ended, list(following.windows)) == ([*inbox.groups], ["like/"])
