@@ -12,10 +12,15 @@ from uuid import UUID
 
 import msgspec
 from psycopg import Connection
+from psycopg.errors import CheckViolation
 
+from pipelines import held, limits
 from pipelines.arrays import array, json
-from pipelines.inbox import Content, Inbox, Row, compose, place
+from pipelines.group_rows import write_groups
+from pipelines.held import Held, Times
+from pipelines.inbox import RATIONED, Content, Inbox, Row, compose, place
 from pipelines.stage import Resources
+from pipelines.timing import Waits
 from schema.identity import delivery_id, milliseconds_of, text
 from schema.notification import Notification
 
@@ -25,7 +30,8 @@ RESEND_AFTER = timedelta(seconds=15)
 """A delivery still pending after this long lost its message: the clock sends it again."""
 
 _CONTENT = """
-SELECT id, data::text, actor, send_at, expires_at, now() FROM events WHERE id = ANY(%s::text[])
+SELECT id, data::text, actor, send_at, expires_at, now() FROM events
+WHERE id = ANY(%s::text[]) AND cancelled_at IS NULL
 """
 _LOCK = """
 SELECT user_id, seq, unread, windows FROM inboxes WHERE user_id = ANY(%s::text[]) ORDER BY user_id FOR UPDATE
@@ -47,14 +53,14 @@ WITH routed AS ( -- what the event knows goes from row to row, without a way thr
     RETURNING e.id, e.data, e.actor, e.expires_at
 )
 INSERT INTO notifications (id, event_id, user_id, seq, type, category, importance, title, message, action_url,
-    error, group_id, created_at, closed, data, actor, expires_at)
+    error, group_id, created_at, silent, closed, data, actor, expires_at)
 SELECT n.*, coalesce(e.data, '{}'), e.actor, e.expires_at
 FROM ROWS FROM (
     unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[],
-        %s::text[], %s::text[], %s::text[], %s::uuid[], %s::timestamptz[]),
+        %s::text[], %s::text[], %s::text[], %s::uuid[], %s::timestamptz[], %s::bool[]),
     jsonb_array_elements(%s::jsonb)
 ) AS n (id, event_id, user_id, seq, type, category, importance, title, message, action_url, error, group_id,
-    created_at, closed)
+    created_at, silent, closed)
 LEFT JOIN routed e ON e.id = n.event_id
 """
 _DELIVER = """
@@ -65,37 +71,18 @@ SELECT id, notification_id, user_id, channel, device_id, CASE WHEN reason IS NUL
 FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::text[])
     AS d (id, notification_id, user_id, channel, device_id, reason)
 """
-_CLOSE_GROUPS = "UPDATE notification_groups SET closed_at = now() WHERE id = ANY(%s) AND closed_at IS NULL"
-_FOLD = """
-UPDATE notifications n SET group_id = f.group_id FROM json_to_recordset(%s) AS f (id uuid, group_id uuid)
-WHERE n.id = f.id
-"""
-_GROUPS = """
-INSERT INTO notification_groups (id, user_id, type, group_key, count, last_notification_id)
-SELECT id, user_id, type, group_key, group_count, last_notification_id FROM json_to_recordset(%s)
-    AS g (id uuid, user_id text, type text, group_key text, group_count int, last_notification_id uuid)
-ON CONFLICT (id) DO UPDATE SET count = excluded.count, last_notification_id = excluded.last_notification_id,
-    updated_at = now()
-"""
-_GROUP_ROWS = """
-INSERT INTO notifications (id, user_id, seq, type, category, importance, title, message, action_url, group_count,
-    "leading", created_at)
-SELECT id, user_id, seq, type, category, importance, title, message, action_url, group_count, "leading", created_at
-FROM json_populate_recordset(NULL::notifications, %s)
-ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, importance = excluded.importance,
-    title = excluded.title, message = excluded.message,
-    action_url = excluded.action_url, group_count = excluded.group_count, created_at = excluded.created_at
-"""
 
 
 class Delivery(NamedTuple):
-    """A row about to be written to `deliveries`; with a reason it has failed already."""
+    """A row about to be written to `deliveries`; with a reason it has failed already, and with `waits` it is not
+    sent yet."""
 
     id: UUID
     row: Row
     channel: str
     device: UUID | None
     reason: str | None
+    waits: Waits | None = None
 
 
 class Device(NamedTuple):
@@ -106,7 +93,18 @@ class Device(NamedTuple):
 
 
 def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
-    """Writes the batch; returns the deliveries to send, by channel (none for what was written before)."""
+    """Writes the batch; returns the deliveries to send, by channel (none for what was written before, or
+    cancelled)."""
+    while True:
+        try:
+            return write_batch(batch, use)
+        except CheckViolation as error:  # one was cancelled since its content was read: then anew, without it
+            if error.diag.constraint_name != "events_cancelled":
+                raise
+
+
+def write_batch(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
+    """In one transaction. Raises CheckViolation of `events_cancelled`, and has written nothing then."""
     users = {n.recipient for n in batch}
     with use.pool.connection() as connection:
         found = begin(connection, batch, users, use.served)
@@ -122,21 +120,38 @@ def fan_out(batch: list[Notification], use: Resources) -> dict[str, list[UUID]]:
             if "push" in addressed.open and addressed.recipient not in found.devices:
                 addressed = addressed.close({"push": NO_DEVICE})  # noqa: PLW2901
             n, row = compose(addressed, content, use.catalog)
-            place(n, row, found.inboxes[row.user_id], milliseconds_of(content.now), use.catalog)
+            n = place(n, row, content, found.inboxes[row.user_id], milliseconds_of(content.now), use.catalog)
             rows[row.id] = row
-            deliveries += addresses(n, row, found.devices)
+            deliveries += addresses(n, row, found.devices, found.times)
         if not rows:
             connection.rollback()
             return {}
         write(connection, rows, deliveries, found.inboxes, use)
+    give_back(rows.values(), use)
     to_send: dict[str, list[UUID]] = defaultdict(list)
     for delivery in deliveries:
-        if not delivery.reason:
+        if not (delivery.reason or delivery.waits):
             to_send[delivery.channel].append(delivery.id)
     return dict(to_send)
 
 
-def addresses(n: Notification, row: Row, devices: dict[str, list[Device]]) -> list[Delivery]:
+def give_back(rows: Iterable[Row], use: Resources) -> None:
+    """What a group's growing did not interrupt for is not charged to the limits of its channels."""
+    rationed = [row for row in rows if row.group_id and RATIONED in row.closed.values()]
+    if rationed:
+        limits.give_back(
+            use.redis,
+            use.catalog.gates,
+            [
+                (row.type, row.user_id, row.id, channel)
+                for row in rationed
+                for channel, why in row.closed.items()
+                if why == RATIONED
+            ],
+        )
+
+
+def addresses(n: Notification, row: Row, devices: dict[str, list[Device]], times: Times) -> list[Delivery]:
     """One delivery per address: the inbox, the mailbox, each device."""
     reason = UNRENDERABLE if row.error else None
     found = []
@@ -148,17 +163,21 @@ def addresses(n: Notification, row: Row, devices: dict[str, list[Device]]) -> li
             ]
         else:
             found.append(Delivery(delivery_id(row.id, channel), row, channel, None, reason))
-    return found
+    if not n.timing or reason:
+        return found
+    return [one._replace(waits=times.of(n, (row.user_id, one.channel, one.device))) for one in found]
 
 
 class Found(NamedTuple):
-    """What the batch's events hold, without those that are gone (erased, pruned); the recipients' inboxes, as far
-    as they exist; notifications that are already written; the devices of those a push goes to."""
+    """What the batch's events hold, without those that are gone (erased, pruned, cancelled); the recipients'
+    inboxes, as far as they exist; notifications that are already written; the devices of those a push goes to;
+    what is known of those who are not told all at once."""
 
     contents: dict[str, Content]
     inboxes: dict[str, Inbox]
     present: set[UUID]
     devices: dict[str, list[Device]]
+    times: Times
 
 
 def begin(connection: Connection, batch: list[Notification], users: set[str], served: frozenset[str]) -> Found:
@@ -166,6 +185,7 @@ def begin(connection: Connection, batch: list[Notification], users: set[str], se
     circle."""
     pushed = {n.recipient for n in batch if "push" in n.open}
     listed: Iterable[tuple[UUID, str, str]] = ()
+    timed = held.timed(batch)
     with connection.pipeline():
         connection.execute("BEGIN")
         contents = connection.execute(_CONTENT, (array({n.event_id for n in batch}),))
@@ -173,6 +193,8 @@ def begin(connection: Connection, batch: list[Notification], users: set[str], se
         present = connection.execute(_PRESENT, (array(n.id for n in batch),))
         if pushed:
             listed = connection.execute(_DEVICES, (array(pushed),))
+        if timed:
+            asked = held.ask(connection, timed)
     devices = defaultdict(list)
     for id_, user, kind in listed:
         channel = "webpush" if kind == "web_push" else "fcm"
@@ -183,6 +205,7 @@ def begin(connection: Connection, batch: list[Notification], users: set[str], se
         {user: Inbox(seq, unread, windows) for user, seq, unread, windows in locked},
         {id_ for (id_,) in present},
         devices,
+        held.read(*asked) if timed else Times(),
     )
 
 
@@ -208,6 +231,8 @@ def write(
             for member in grown.leading:
                 if member in rows:
                     rows[member].group_id = group
+    at_once = [d for d in deliveries if not d.waits]
+    waiting = [Held(d.id, d.row.id, d.row.user_id, d.channel, d.device, d.waits) for d in deliveries if d.waits]
     moved = inboxes.values()
     counts = Counter(row.event_id for row in rows.values())
     routed = sorted(counts)  # like the inboxes, so that batches that share events wait for each other in one order
@@ -227,52 +252,19 @@ def write(
         connection.execute(
             _INSERT, (events, array(map(counts.get, routed)), events, *map(array, columns), json(closed))
         )
-        write_groups(connection, inboxes, use)
+        write_groups(connection, inboxes, use.catalog)
         connection.execute(
             _DELIVER,
             (
                 RESEND_AFTER,
-                array(d.id for d in deliveries),
-                array(d.row.id for d in deliveries),
-                array(d.row.user_id for d in deliveries),
-                array(d.channel for d in deliveries),
-                array(d.device for d in deliveries),
-                array(d.reason for d in deliveries),
+                array(d.id for d in at_once),
+                array(d.row.id for d in at_once),
+                array(d.row.user_id for d in at_once),
+                array(d.channel for d in at_once),
+                array(d.device for d in at_once),
+                array(d.reason for d in at_once),
             ),
         )
+        if waiting:
+            held.hold(connection, waiting)
         connection.commit()
-
-
-def write_groups(connection: Connection, inboxes: dict[str, Inbox], use: Resources) -> None:
-    """Groups that ended, formed or grew."""
-    if ended := [group for inbox in inboxes.values() for group in inbox.ended]:
-        connection.execute(_CLOSE_GROUPS, (ended,))
-    rows, folded = [], []
-    for inbox in inboxes.values():
-        for group, grown in inbox.groups.items():
-            last, (_, _, key) = grown.last, grown.window.partition("/")
-            said = use.catalog.render_group(last.type, grown.count)
-            folded += [{"id": member, "group_id": group} for member in grown.leading]
-            rows.append(
-                {
-                    "id": group,
-                    "user_id": last.user_id,
-                    "seq": grown.seq,
-                    "type": last.type,
-                    "category": last.category,
-                    "importance": last.importance,
-                    "title": said.title,
-                    "message": said.message,
-                    "action_url": said.action_url,
-                    "group_key": key,
-                    "group_count": grown.count,
-                    "leading": f"{{{','.join(map(str, grown.leading))}}}",
-                    "last_notification_id": last.id,
-                    "created_at": last.created_at,
-                }
-            )
-    if folded:
-        connection.execute(_FOLD, (json(folded),))
-    if rows:
-        connection.execute(_GROUPS, (json(rows),))
-        connection.execute(_GROUP_ROWS, (json(rows),))

@@ -5,9 +5,9 @@ attempt that tells of it. Repeating is safe: what is claimed, or settled, is not
 while the channel sends; `settle` is fenced by the number of the attempt.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -18,40 +18,54 @@ from psycopg.rows import args_row
 from pipelines.arrays import array
 from pipelines.catalog import Catalog
 from pipelines.fan_out import RESEND_AFTER
-from schema.delivery import EXPIRED, SUPPRESSED, Parcel
+from pipelines.preferences import Answer, Wish, resolve
+from pipelines.quiet_hours import QuietHours, quiet_hours, until
+from pipelines.timing import NOW
+from schema.delivery import EXPIRED, HELD, SUPPRESSED, Parcel
 
-_UNCLAIMED = "state NOT IN ('sending', 'sent', 'failed', 'dead', 'suppressed', 'expired')"
-"""Pending or retrying; said so that it is looked up by id: `IN` is the condition of an index that holds the whole
-backlog, and PostgreSQL, as long as it was not analyzed, would walk all of it."""
+UNCLAIMED = "state NOT IN ('sending', 'sent', 'digested', 'failed', 'dead', 'suppressed', 'expired')"
+"""Pending, retrying or held; said so that it is looked up by id: `IN` is the condition of an index that holds the
+whole backlog, and PostgreSQL, as long as it was not analyzed, would walk all of it."""
 _CLAIM = f"""
 WITH claimed AS (
     UPDATE deliveries SET state = 'sending', attempt = attempt + 1, next_attempt_at = now() + %(lease)s
-    WHERE id = ANY(%(ids)s::uuid[]) AND {_UNCLAIMED} AND next_attempt_at <= now() + %(early)s
-    RETURNING id, attempt, attempt - replayed_after AS tries, notification_id, user_id, device_id
+    WHERE id = ANY(%(ids)s::uuid[]) AND {UNCLAIMED} AND next_attempt_at <= now() + %(early)s
+        AND (state <> 'held' OR digest_due IS NULL)
+    RETURNING id, attempt, attempt - replayed_after AS tries, notification_id, user_id, device_id, digest_id
 ), tried AS (
     INSERT INTO attempts (delivery_id, number, outcome, ended_at) SELECT id, attempt, 'sending', NULL FROM claimed
-)
+)"""
+ALL_THERE_IS = """
 SELECT c.id, c.attempt, c.tries, n.id, c.user_id, n.type, n.category, n.importance, n.title, n.message,
     n.action_url, n.data, n.actor, n.created_at, n.expires_at, n.read_at, g.id, coalesce(g.group_count, 1),
-    g.title, g.message, g.action_url, g.read_at, coalesce(g.leading, '{{}}'), u.email, u.locale, v.id, v.kind,
-    v.address, v.keys, coalesce(i.unread, 0), p.enabled, p.channels ->> %(serves)s, o.user_id IS NOT NULL,
-    s.reason, now()
+    g.title, g.message, g.action_url, g.read_at, coalesce(g.leading, '{}'), u.email, u.locale, v.id, v.kind,
+    v.address, v.keys, coalesce(i.unread, 0), ARRAY[p.enabled, pc.enabled, pg.enabled],
+    ARRAY[p.channels -> %(serves)s, pc.channels -> %(serves)s, pg.channels -> %(serves)s],
+    o.user_id IS NOT NULL OR oc.user_id IS NOT NULL,
+    s.reason, c.digest_id, e.cancelled_at IS NOT NULL,
+    u.quiet_days, u.quiet_from, u.quiet_to, u.time_zone, now()
 FROM claimed c
 JOIN notifications n ON n.id = c.notification_id
 LEFT JOIN notifications g ON g.id = n.group_id
+LEFT JOIN events e ON e.id = n.event_id
 LEFT JOIN users u ON u.id = c.user_id
 LEFT JOIN devices v ON v.id = c.device_id AND v.user_id = c.user_id
 LEFT JOIN inboxes i ON i.user_id = c.user_id
-LEFT JOIN notification_preferences p ON p.user_id = c.user_id AND p.type = n.type
+LEFT JOIN notification_preferences p ON p.user_id = c.user_id AND p.scope = 'type' AND p.type = n.type
+LEFT JOIN notification_preferences pc ON pc.user_id = c.user_id AND pc.scope = 'category' AND pc.type = n.category
+LEFT JOIN notification_preferences pg ON pg.user_id = c.user_id AND pg.scope = 'global' AND pg.type = ''
 LEFT JOIN opt_outs o ON o.user_id = c.user_id AND o.channel = %(serves)s AND o.category = n.category
+LEFT JOIN opt_outs oc ON oc.user_id = c.user_id AND oc.channel = %(serves)s AND oc.category = ''
 LEFT JOIN suppressed_addresses s ON c.device_id IS NULL AND s.address = lower(u.email)
 ORDER BY c.id
 """
+"""To know of deliveries that a query names `claimed`."""
 
 
 class Row(NamedTuple):
     """A claimed delivery, and everything that is known of it. `tries`: since it was replayed, with this one;
-    `ends_at`: when it is no news any more, by the event or by its type."""
+    `ends_at`: when it is no news any more, by the event or by its type; `enabled` and `wishes`: what the user said
+    of type, category and everything; `digest`: the delivery that carries the digest it goes out with."""
 
     delivery: UUID
     attempt: int
@@ -83,20 +97,27 @@ class Row(NamedTuple):
     address: str | None
     keys: dict[str, str] | None
     unread: int
-    enabled: bool | None
-    preference: str | None
+    enabled: list[bool | None]
+    wishes: list[Wish | None]
     opted_out: bool
     suppressed: str | None
+    digest: UUID | None
+    cancelled: bool | None
+    quiet_days: list[int] | None
+    quiet_from: time | None
+    quiet_to: time | None
+    time_zone: str | None
     now: datetime
     ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Not sent, and never will be: the state and why."""
+    """Not sent, and never will be, or not for so many seconds: the state and why."""
 
     state: str
     reason: str
+    wait: float = 0
 
 
 class Claimed(NamedTuple):
@@ -116,7 +137,7 @@ def claim(connection: Connection, channel: ModuleType, ids: Iterable[UUID], cata
         "serves": channel.SERVES,
         "early": RESEND_AFTER,
     }
-    rows = connection.cursor(row_factory=args_row(Row)).execute(_CLAIM, arguments).fetchall()
+    rows = connection.cursor(row_factory=args_row(Row)).execute(_CLAIM + ALL_THERE_IS, arguments).fetchall()
     return [look(row, channel.SERVES, catalog) for row in rows]
 
 
@@ -130,12 +151,9 @@ def look(row: Row, serves: str, catalog: Catalog) -> Claimed:
     address = row.address if row.device or serves == "push" else row.email
     reason = None
     if row.importance != "critical":
-        if row.opted_out:
-            reason = "opted_out"
-        elif row.enabled is False:
-            reason = "muted"
-        elif row.preference == "false":
-            reason = "preference"
+        reason = wanted(row, serves, catalog).reason
+    if row.cancelled:
+        reason = reason or "cancelled"
     if row.read_at or row.group_read_at:
         reason = reason or "read"
     if not address:
@@ -146,12 +164,31 @@ def look(row: Row, serves: str, catalog: Catalog) -> Claimed:
         return Claimed(row, None, Decided(EXPIRED, "expired"))
     if reason:
         return Claimed(row, None, Decided(SUPPRESSED, reason))
+    if row.importance != "critical" and (quiet_to := until(hours(row), row.now)):
+        return Claimed(row, None, Decided(HELD, "quiet_hours", (quiet_to - row.now).total_seconds()))
     return Claimed(row, parcel(row, serves, address or ""), None)
 
 
+def wanted(row: Row, serves: str, catalog: Catalog) -> Answer:
+    """What the user wants of it now, if it is not critical."""
+    kind = catalog.types.get(row.type)
+    return resolve(
+        row.enabled,
+        row.wishes,
+        opted_out=row.opted_out,
+        default=kind.channels[serves] if kind else True,
+        timing=kind.timings.get(serves, NOW) if kind else NOW,
+    )
+
+
+def hours(row: Row) -> QuietHours | None:
+    return quiet_hours(row.quiet_days, row.quiet_from, row.quiet_to, row.time_zone)
+
+
 def parcel(row: Row, serves: str, address: str) -> Parcel:
-    """A push of a group's member says what the group's row says: it takes the place of those before it."""
-    grouped = serves == "push" and row.group_title is not None
+    """What is sent of a group's member says what the group's row says. Only a mail of one that had a row of its
+    own says what that said: it is one of several mails, while a push takes the place of those before it."""
+    grouped = row.group_title is not None and (serves == "push" or row.notification not in row.leading)
     return Parcel(
         delivery=row.delivery,
         attempt=row.attempt,
@@ -173,82 +210,8 @@ def parcel(row: Row, serves: str, address: str) -> Parcel:
         expires_at=row.ends_at,
         unread=row.unread,
         group=row.group,
+        grouped=grouped,
         count=row.group_count,
         replaces=tuple(row.leading),
         locale=row.locale,
     )
-
-
-_SETTLE = """
-WITH told AS (
-    SELECT * FROM unnest(%(id)s::uuid[], %(attempt)s::int[], %(type)s::text[], %(outcome)s::text[],
-        %(state)s::text[], %(reason)s::text[], %(receipt)s::text[], %(said)s::text[], %(wait)s::interval[],
-        %(counts)s::bool[], %(gone)s::text[], %(device)s::uuid[])
-        AS t (id, attempt, type, outcome, state, reason, receipt, said, wait, counts, gone, device)
-), settled AS (
-    UPDATE deliveries d
-    SET state = t.state, reason = t.reason, receipt = coalesce(t.receipt, d.receipt),
-        attempt = d.attempt - CASE WHEN t.counts THEN 0 ELSE 1 END, next_attempt_at = now() + t.wait,
-        settled_at = CASE WHEN t.state = 'retrying' THEN NULL ELSE now() END
-    FROM told t
-    WHERE d.id = t.id AND d.attempt = t.attempt AND d.id = ANY(%(id)s::uuid[])
-        AND d.state NOT IN ('pending', 'sent', 'failed', 'dead', 'suppressed', 'expired')
-        AND (d.state = 'sending' OR t.state = 'sent') -- sent is sent, though its lease ended meanwhile
-    RETURNING d.id, d.state, t.type, t.outcome
-), tried AS ( -- also one that came too late: then it tells of what happened all the same
-    UPDATE attempts a SET outcome = t.outcome, reason = t.reason, said = nullif(t.said, ''), ended_at = now()
-    FROM told t WHERE a.delivery_id = t.id AND a.number = t.attempt AND t.counts
-), untried AS (
-    DELETE FROM attempts a USING told t JOIN settled s USING (id)
-    WHERE a.delivery_id = t.id AND a.number = t.attempt AND NOT t.counts
-), removed AS (
-    DELETE FROM devices v USING told t
-    WHERE v.id = t.device AND v.address = t.gone AND v.refreshed_at <= %(claimed_at)s
-), suppressed AS (
-    INSERT INTO suppressed_addresses (address, reason)
-    SELECT DISTINCT ON (lower(gone)) lower(gone), reason FROM told
-    WHERE gone IS NOT NULL AND device IS NULL ORDER BY 1 ON CONFLICT DO NOTHING
-)
-INSERT INTO notification_analytics (type, event, hour, shard, count)
-SELECT type, event, date_trunc('hour', now()), pg_backend_pid() %% 8, count(*) FROM (
-    SELECT type, 'sent' AS event FROM settled WHERE state = 'sent'
-    UNION ALL SELECT type, 'possible_duplicate' FROM settled WHERE outcome = 'unknown'
-) AS c GROUP BY 1, 2 ORDER BY 1, 2
-ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
-"""
-
-
-class Settled(NamedTuple):
-    """What one try made of a delivery, by the columns of _SETTLE. `counts`: whether it was a try; `gone`: the
-    address that is nobody's any more."""
-
-    id: UUID
-    attempt: int
-    type: str
-    outcome: str
-    state: str
-    reason: str | None = None
-    receipt: str | None = None
-    said: str = ""
-    wait: str = "0"
-    counts: bool = True
-    gone: str | None = None
-    device: UUID | None = None
-
-
-def settle(connection: Connection, settled: Sequence[Settled], claimed_at: datetime) -> None:
-    """Records what became of claimed deliveries, in one trip. One that another process claimed meanwhile, because
-    the lease had ended, stays that one's; the attempt is recorded."""
-    columns = dict(zip(Settled._fields, map(array, zip(*settled, strict=True)), strict=True))
-    connection.execute(_SETTLE, columns | {"claimed_at": claimed_at})
-
-
-_POSTPONE = f"""
-UPDATE deliveries SET state = 'retrying', reason = %s, next_attempt_at = now() + %s * (1 + random() / 5)
-WHERE id = ANY(%s::uuid[]) AND {_UNCLAIMED} AND next_attempt_at <= now() + %s
-"""
-
-
-def postpone(connection: Connection, ids: Sequence[UUID], seconds: float) -> None:
-    """No try is spent on them: their provider takes nothing at the moment."""
-    connection.execute(_POSTPONE, ("provider_away", timedelta(seconds=seconds), array(ids), RESEND_AFTER))

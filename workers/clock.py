@@ -15,21 +15,18 @@ from schema.partitions import statements
 from workers import log, stream_door
 from workers.alive import say_alive
 from workers.broker import DEAD_LETTERS_KEPT, HEARTBEAT_TIMEOUT
-from workers.chain import LANES, start
+from workers.chain import BULK, LANES, start
 from workers.channels import CHANNELS
 from workers.deliver import send_deliveries
 from workers.devices import stale_devices
+from workers.due import ROUND, end_leases, send_due_deliveries
 from workers.patience import AWAY
-from workers.queues import NAMESPACE, QUEUES, backlog, delivery_queue, waiting_since
+from workers.queues import NAMESPACE, QUEUES, waiting_since
 from workers.resources import catalog, pool, redis_client
 from workers.settings import settings
 
-ROUND = 1000
-"""Rows a duty takes in one round."""
 RESCUES = 12
 """How often an event is sent again, at doubling intervals: after some hours it is a poison, left for people."""
-ENOUGH = 20
-"""Messages that wait in a channel's queue, with which the clock adds none: the rest waits in Postgres."""
 MARK = "tocsin:not-emptied"
 """A key whose absence says that Redis lost what it held."""
 REFILLING = "tocsin:refilling"
@@ -37,63 +34,38 @@ REFILLING = "tocsin:refilling"
 
 _DONE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 """Unless Redis was emptied once more meanwhile."""
-_TIMERS = """
+_ACCEPTED = """
+id, type, CASE jsonb_typeof(recipients) WHEN 'array' THEN recipients END, importance, group_key, accepted_at
+"""
+"""A row as pipelines/accept.py's Accepted."""
+_TIMERS = f"""
 WITH due AS (
-    DELETE FROM timers WHERE key IN (
+    DELETE FROM timers WHERE key = ANY(ARRAY( -- looked up one by one: a join might read all that wait
         SELECT key FROM timers WHERE kind = 'event' AND due_at <= now()
         ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED
-    ) RETURNING subject
+    )) RETURNING subject
 )
-SELECT id, type, recipients, importance, group_key, accepted_at FROM events JOIN due ON id = subject
+SELECT {_ACCEPTED} FROM events JOIN due ON id = subject WHERE cancelled_at IS NULL
 """
-_UNROUTED = """
+_UNROUTED = f"""
 UPDATE events SET rescues = rescues + 1, rescued_at = now() WHERE id IN (
     SELECT id FROM events
     WHERE routed_count < recipient_count AND rescues < %(rescues)s
-        AND recipient_count BETWEEN %(fewest)s AND %(most)s
+        AND (recipient_count > %(bulk)s OR jsonb_typeof(recipients) = 'object') = %(large)s
         AND greatest(accepted_at, send_at) < now() - %(after)s
-        AND greatest(accepted_at, send_at, rescued_at)
+        AND greatest(accepted_at, send_at, rescued_at, expanded_at)
             < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s
-        AND greatest(accepted_at, send_at, rescued_at) + %(after)s * power(2, rescues) < now()
+        AND greatest(accepted_at, send_at, rescued_at, expanded_at) + %(after)s * power(2, rescues) < now()
     ORDER BY greatest(accepted_at, send_at) LIMIT %(round)s FOR UPDATE SKIP LOCKED
-) RETURNING id, type, recipients, importance, group_key, accepted_at
+) RETURNING {_ACCEPTED}
 """
-_UNSENT = """
-UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
-    SELECT id FROM deliveries
-    WHERE state IN ('pending', 'retrying') AND next_attempt_at <= now() AND channel = %(channel)s
-        AND (state = 'retrying'
-            OR created_at < coalesce(to_timestamp(%(waiting_since)s / 1000.0), now()) - %(after)s)
-    ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
-) RETURNING id
-"""
-_END_LEASES = """
-WITH ended AS (
-    UPDATE deliveries d SET reason = 'no_word', next_attempt_at = now(),
-        state = CASE WHEN attempt - replayed_after > %(tries)s THEN 'dead' ELSE 'retrying' END,
-        settled_at = CASE WHEN attempt - replayed_after > %(tries)s THEN now() END
-    WHERE id IN (
-        SELECT id FROM deliveries WHERE state = 'sending' AND next_attempt_at <= now() AND channel = %(channel)s
-        ORDER BY next_attempt_at LIMIT %(round)s FOR UPDATE SKIP LOCKED
-    ) RETURNING id, attempt, notification_id
-), tried AS (
-    UPDATE attempts a SET outcome = 'unknown', reason = 'no_word', ended_at = now()
-    FROM ended e WHERE a.delivery_id = e.id AND a.number = e.attempt
-), counted AS (
-    INSERT INTO notification_analytics (type, event, hour, shard, count)
-    SELECT n.type, 'possible_duplicate', date_trunc('hour', now()), pg_backend_pid() %% 8, count(*)
-    FROM ended e JOIN notifications n ON n.id = e.notification_id GROUP BY n.type ORDER BY n.type
-    ON CONFLICT (type, event, hour, shard) DO UPDATE SET count = notification_analytics.count + excluded.count
-)
-SELECT id FROM ended
-"""
-_ALL_UNROUTED = """
+_ALL_UNROUTED = f"""
 UPDATE events SET rescued_at = now() WHERE id IN (
     SELECT id FROM events
     WHERE routed_count < recipient_count AND greatest(accepted_at, send_at) <= %(found)s
         AND (rescued_at IS NULL OR rescued_at < %(found)s)
     ORDER BY greatest(accepted_at, send_at) LIMIT %(round)s FOR UPDATE SKIP LOCKED
-) RETURNING id, type, recipients, importance, group_key, accepted_at
+) RETURNING {_ACCEPTED}
 """
 _ALL_UNSENT = """
 UPDATE deliveries SET next_attempt_at = now() + %(after)s WHERE id IN (
@@ -116,11 +88,11 @@ def rescue_events() -> int:
     """Starts accepted events again whose message was lost: not routed in time, though what was sent after them
     has left the lane's queue already. A long backlog alone is no loss."""
     done = 0
-    for queue, fewest, most in LANES:
+    for queue, large in LANES:
         arguments = {
             "rescues": RESCUES,
-            "fewest": fewest,
-            "most": most,
+            "bulk": BULK,
+            "large": large,
             "after": RESEND_AFTER,
             "round": ROUND,
             "waiting_since": waiting_since(redis_client(), queue),
@@ -130,35 +102,6 @@ def rescue_events() -> int:
         start(lost)
         done += len(lost)
     return done
-
-
-def end_leases() -> int:
-    """Deliveries whose process died while it sent them, or was too late: whether the provider has them nobody
-    knows, so they count as possible duplicates, and are tried again."""
-    ended = 0
-    for channel in CHANNELS:
-        if not channel.LEASE:
-            continue
-        arguments = {"channel": channel.NAME, "tries": len(channel.SCHEDULE), "round": ROUND}
-        with pool().connection() as connection:
-            ended += connection.execute(_END_LEASES, arguments).rowcount
-    return ended
-
-
-def send_due_deliveries() -> int:
-    """Sends deliveries whose time has come: retries, and those whose message was lost. While a channel has enough
-    waiting in its queue, they wait where they are."""
-    sent = 0
-    for channel in CHANNELS:
-        if backlog(redis_client(), delivery_queue(channel.NAME)) >= ENOUGH:
-            continue
-        since = waiting_since(redis_client(), delivery_queue(channel.NAME))
-        arguments = {"after": RESEND_AFTER, "channel": channel.NAME, "waiting_since": since, "round": ROUND}
-        with pool().connection() as connection:
-            due = [id_ for (id_,) in connection.execute(_UNSENT, arguments)]
-        send_deliveries(channel.NAME, due)
-        sent += len(due)
-    return sent
 
 
 def refill() -> int:

@@ -10,7 +10,7 @@ Fails as   an outcome, which settles the delivery; an exception is a bug
 
 import random
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache, partial
 from types import ModuleType
 from uuid import UUID
@@ -24,13 +24,14 @@ from pipelines.backoff import backoff
 from pipelines.stage import Resources
 from schema.delivery import DEAD, EXPIRED, FAILED, RETRYING, SENT, Away, Gone, Later, Never, Outcome, Sent, Unknown
 from schema.wire import Deliveries, read
-from workers import claims, publications
+from workers import claims, digests, groups, presence, publications, quiet, settlements
 from workers.channels import CHANNELS
 from workers.circuit import Circuit
-from workers.claims import Claimed, Decided, Row, Settled
+from workers.claims import Claimed, Decided, Row
 from workers.patience import patiently
 from workers.queues import delivery_queue, share
 from workers.resources import resources
+from workers.settlements import Settled
 
 SAID = 500
 """Characters kept of a provider's words."""
@@ -62,7 +63,7 @@ def deliver(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: 
 
 def postpone(ids: Sequence[UUID], use: Resources, seconds: float) -> None:
     with use.pool.connection() as connection:
-        claims.postpone(connection, ids, seconds)
+        settlements.postpone(connection, ids, seconds)
 
 
 def send(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: Circuit) -> None:
@@ -71,6 +72,7 @@ def send(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: Cir
     outcomes: list[Outcome] = []
     try:
         claimed = patiently(partial(claim, channel, ids, use))
+        claimed = patiently(partial(complete, channel, ids, claimed, use))
         parcels = [one.parcel for one in claimed if one.parcel]
         if parcels:
             outcomes = channel.send(parcels, use)
@@ -85,7 +87,7 @@ def send(channel: ModuleType, ids: Sequence[UUID], use: Resources, provider: Cir
         else judge(one.row, channel.SCHEDULE, next(told), provider.wait())
         for one in claimed
     ]
-    patiently(partial(settle, settled, claimed[0].row.now, use))
+    patiently(partial(settle, claimed, settled, use))
 
 
 def claim(channel: ModuleType, ids: Sequence[UUID], use: Resources) -> list[Claimed]:
@@ -93,9 +95,16 @@ def claim(channel: ModuleType, ids: Sequence[UUID], use: Resources) -> list[Clai
         return claims.claim(connection, channel, ids, use.catalog)
 
 
-def settle(settled: Sequence[Settled], claimed_at: datetime, use: Resources) -> None:
+def complete(channel: ModuleType, ids: Sequence[UUID], claimed: list[Claimed], use: Resources) -> list[Claimed]:
+    """With what goes out together, or once, or only to the absent."""
     with use.pool.connection() as connection:
-        claims.settle(connection, settled, claimed_at)
+        claimed = digests.complete(connection, channel, ids, claimed, use.catalog)
+    return groups.told_once(presence.unless_looking(claimed, channel.SERVES, use.catalog, use.redis))
+
+
+def settle(claimed: Sequence[Claimed], settled: Sequence[Settled], use: Resources) -> None:
+    with use.pool.connection() as connection:
+        quiet.settle(connection, claimed, settled)
 
 
 def judge(row: Row, schedule: Sequence[float], outcome: Outcome, pause: float = 0) -> Settled:
@@ -125,7 +134,8 @@ def judge(row: Row, schedule: Sequence[float], outcome: Outcome, pause: float = 
 
 def decided(row: Row, what: Decided) -> Settled:
     """It was not tried at all."""
-    return Settled(row.delivery, row.attempt, row.type, what.state, what.state, what.reason, counts=False)
+    which = row.delivery, row.attempt, row.type
+    return Settled(*which, what.state, what.state, what.reason, wait=f"{what.wait:.3f}", counts=False)
 
 
 def declare(channel: ModuleType) -> Deliver:

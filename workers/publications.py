@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET
 from psycopg import Connection
 from psycopg.rows import args_row
 
 from pipelines.arrays import array
 from pipelines.backoff import backoff
+from pipelines.quiet_hours import quiet_hours, until
 from pipelines.stage import Resources
 from schema.delivery import DEAD, FAILED, RETRYING, SENT, Later, Never, Sent
 from schema.wire import Group, InboxItem, Publication
@@ -31,9 +33,13 @@ SELECT id::text, attempt, replayed_after, notification_id::text, user_id FROM de
 WHERE id = ANY(%s::uuid[]) AND {_OPEN}
 """
 _INBOXES = "SELECT user_id, version, unread FROM inboxes WHERE user_id = ANY(%s::text[])"
+_QUIET = """
+SELECT id, quiet_days, quiet_from, quiet_to, time_zone, now() FROM users
+WHERE id = ANY(%s::text[]) AND quiet_from IS NOT NULL
+"""
 _NOTIFICATIONS = """
 SELECT group_id::text, id::text, seq, type, category, importance, title, message, data::text, action_url,
-    created_at, read_at, clicked_at, archived_at, group_count, "leading"
+    created_at, read_at, clicked_at, archived_at, group_count, "leading", silent
 FROM notifications WHERE id = ANY(%s::uuid[])
 """
 _SETTLE = f"""
@@ -79,6 +85,7 @@ class Shown(NamedTuple):
     archived_at: datetime | None
     group_count: int | None
     leading: list[UUID]
+    silent: bool | None
 
 
 class Open(NamedTuple):
@@ -93,6 +100,7 @@ class Open(NamedTuple):
     version: int
     unread: int
     row: Shown
+    silent: bool = False
 
 
 def publish(channel: ModuleType, ids: Sequence[UUID], use: Resources) -> None:
@@ -114,16 +122,20 @@ def read_open(connection: Connection, ids: Sequence[UUID]) -> list[Open]:
         deliveries = connection.execute(_DELIVERIES, (array(ids),)).fetchall()
         users = {user for *_, user in deliveries}
         inboxes = connection.execute(_INBOXES, (array(users),))
+        resting = connection.execute(_QUIET, (array(users),))
         rows = read_rows(connection, [id_ for *_, id_, _ in deliveries])
         rows |= read_rows(connection, {row.group_id for row in rows.values() if row.group_id})
         connection.execute("COMMIT")  # psycopg's own takes a pipeline that was read from for one without BEGIN
     known = {user: (version, unread) for user, version, unread in inboxes}
+    quiet = {user for user, *hours, now in resting if until(quiet_hours(*hours), now)}
     found = []
     for id_, attempt, replayed_after, told, user in deliveries:
         row = rows.get(told)
         if row and user in known and (shown := rows.get(row.group_id) if row.group_id else row):
-            found.append(Open(id_, attempt, attempt - replayed_after, row.type, user, *known[user], shown))
-    return sorted(found, key=lambda one: (one.user, one.row.seq or 0))
+            silent = bool(row.silent) or (user in quiet and row.importance != "critical")
+            tries = attempt - replayed_after
+            found.append(Open(id_, attempt, tries, row.type, user, *known[user], shown, silent))
+    return sorted(found, key=lambda one: (one.user, one.row.seq or 0, one.silent))  # what rings comes first
 
 
 def read_rows(connection: Connection, ids: Collection[str]) -> dict[str, Shown]:
@@ -152,6 +164,7 @@ def item(one: Open) -> web.Item:
         row.clicked_at,
         row.archived_at,
         Group(row.group_count, row.leading) if row.group_count else None,
+        one.silent or UNSET,
     )
     return web.Item(one.user, Publication("notification", one.version, one.unread, shown))
 

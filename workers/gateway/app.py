@@ -29,10 +29,12 @@ from workers.gateway.devices import Devices
 from workers.gateway.hub import Hub
 from workers.gateway.notifications import Notifications
 from workers.gateway.preferences import Preferences
+from workers.gateway.presence import Presence
 from workers.gateway.refusal import Refused, answer, refuse
 from workers.gateway.session import Session
 from workers.gateway.sockets import Sockets
 from workers.gateway.stream import Stream
+from workers.gateway.times import Times
 from workers.gateway.unsubscribe import Unsubscribe
 from workers.settings import Settings
 
@@ -80,13 +82,16 @@ class Gateway:
         changes = Changes(self._pool, self._redis)
         self.hub = Hub(self._pool, settings.redis)
         self._sockets = Sockets(self.hub, auth, changes, settings.origins)
+        self._presence = Presence(self._redis, auth, self.hub.present)
         self._web = Starlette(
             routes=[
                 *self._pages(),
                 *_api(Notifications(self._pool, auth, changes), Stream(self.hub, auth)),
                 *_session(Session(settings, auth), settings.development),
                 *_preferences(Preferences(self._pool, auth, catalog)),
+                *_times(Times(self._pool, auth)),
                 *_devices(Devices(self._pool, auth, settings)),
+                Route("/api/presence", self._presence.post, methods=["POST"]),
                 *Unsubscribe(self._pool, catalog).routes(),
             ],
             middleware=[
@@ -118,9 +123,11 @@ class Gateway:
         await self._pool.open()
         await self.hub.start()
         await self._sockets.start()
+        await self._presence.start()
         try:
             yield
         finally:
+            await self._presence.stop()
             await self._sockets.stop()
             await self.hub.stop()
             await self._redis.aclose()
@@ -168,6 +175,13 @@ def _preferences(preferences: Preferences) -> list[Route]:
     return [
         Route("/api/preferences", preferences.get, methods=["GET"]),
         Route("/api/preferences", preferences.put, methods=["PUT"]),
+    ]
+
+
+def _times(times: Times) -> list[Route]:
+    return [
+        Route("/api/settings", times.get, methods=["GET"]),
+        Route("/api/settings", times.put, methods=["PUT"]),
     ]
 
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from pipelines.grouping import forget
+from pipelines.windows import forget
 from schema.wire import Publication, user_channel
 from workers import log
 from workers.gateway.inbox import SHOWN, Db, Pool

@@ -28,12 +28,22 @@ class Connection:
     wake            called when there is something to take, or when it ended; must not raise
     seq             the last place told; -1 until `begin`
     ended           why it is to be closed: "slow", "shutdown"; None while it goes on
+    name, visible   what the browser calls it, and whether somebody can see the page
     """
 
-    __slots__ = ("_count", "_waiting", "_wake", "ended", "expires", "seq", "transport", "user")
+    __slots__ = ("_count", "_waiting", "_wake", "ended", "expires", "name", "seq", "transport", "user", "visible")
 
-    def __init__(self, user: str, expires: float, transport: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        user: str,
+        expires: float,
+        transport: str,
+        wake: Callable[[], None],
+        name: str | None = None,
+        visible: bool = True,
+    ) -> None:
         self.user, self.expires, self.transport = user, expires, transport
+        self.name, self.visible = name, visible
         self.seq = -1
         self.ended: str | None = None
         self._wake = wake

@@ -82,7 +82,19 @@ class Hub:
             for connection in list(watched.connections):
                 connection.end(why)
 
-    def admit(self, user: str, expires: float, transport: str, wake: Callable[[], None]) -> Connection:
+    def present(self) -> set[str]:
+        """Users of whom somebody looks at a page that is connected here."""
+        return {watched.user for watched in self._watched.values() if watched.present}
+
+    def admit(
+        self,
+        user: str,
+        expires: float,
+        transport: str,
+        wake: Callable[[], None],
+        name: str | None = None,
+        visible: bool = True,
+    ) -> Connection:
         """A new connection, which must be given to `leave` in the end. Raises Refused: too many of that user."""
         channel = user_channel(user).encode()
         watched = self._watched.setdefault(channel, Watched(user))
@@ -92,7 +104,7 @@ class Hub:
                 f"at most {CONNECTIONS_PER_USER} live connections per user and gateway: close some",
                 headers={"retry-after": "30"},
             )
-        connection = Connection(user, expires, transport, wake)
+        connection = Connection(user, expires, transport, wake, name, visible)
         watched.connections.add(connection)
         watched.idle = 0
         counters.CONNECTIONS[transport].inc()

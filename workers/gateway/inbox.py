@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from msgspec import UNSET
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from pipelines.quiet_hours import quiet_hours, until
 from schema.wire import Group, InboxItem
 
 Db = AsyncConnection[TupleRow]
@@ -26,13 +28,14 @@ n.action_url, n.created_at, n.read_at, n.clicked_at, n.archived_at, n.group_coun
 _STATE = "SELECT seq, version, unread FROM inboxes WHERE user_id = %s"
 _STATES = "SELECT user_id, seq, version, unread FROM inboxes WHERE user_id = ANY(%s)"
 _AFTER = f"""
-SELECT w.user_id, n.*
+SELECT w.user_id, n.*, u.quiet_days, u.quiet_from, u.quiet_to, u.time_zone, now()
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS w (user_id, after, upto)
 CROSS JOIN LATERAL (
-    SELECT {_COLUMNS} FROM notifications n
+    SELECT {_COLUMNS}, n.silent FROM notifications n
     WHERE n.user_id = w.user_id AND n.seq > w.after AND n.seq <= w.upto AND {SHOWN}
     ORDER BY n.seq LIMIT %s
 ) n
+LEFT JOIN users u ON u.id = w.user_id AND u.quiet_from IS NOT NULL
 ORDER BY w.user_id, n.seq
 """
 _PAGE = f"SELECT {_COLUMNS} FROM notifications n WHERE n.user_id = %(user)s AND {SHOWN}"
@@ -87,10 +90,18 @@ async def states(db: Db, users: Sequence[str]) -> dict[str, State]:
 
 
 async def after(db: Db, places: Sequence[tuple[str, int, int]], window: int) -> list[tuple[str, InboxItem]]:
-    """Shown rows of each (user, after, up to), oldest first; one more than `window` of a user who has more."""
+    """Shown rows of each (user, after, up to), oldest first; one more than `window` of a user who has more. They
+    are about to be told: silently those that were to be told so, and all if the user's hours are quiet now."""
     users, begins, ends = zip(*places, strict=True) if places else ((), (), ())
     rows = await db.execute(_AFTER, (list(users), list(begins), list(ends), window + 1))
-    return [(user, item(columns)) async for user, *columns in rows]
+    found, quiet = [], dict[str, bool]()
+    async for user, *columns, silent, days, begin, end, zone, now in rows:
+        if user not in quiet:
+            quiet[user] = until(quiet_hours(days, begin, end, zone), now) is not None
+        told = item(columns)
+        told.silent = bool(silent) or (quiet[user] and told.importance != "critical") or UNSET
+        found.append((user, told))
+    return found
 
 
 async def page(

@@ -2,11 +2,11 @@
 
     server   unread-count {"count": n} · notification InboxItem · read {"ids"} or {"all"} · archived {"ids"} · gap
     client   mark-as-read (id) · mark-all-as-read; each acknowledged with {"ok": true, "count": n} or
-             {"ok": false, "error": "..."}
+             {"ok": false, "error": "..."} · visible (true or false): whether somebody can see the page
 
-`auth` of the connection: {"token": JWT, "lastSeq": the last place seen, to go on from there}. Whose events these
-are is said by the token alone; there are no rooms to ask for. The hub feeds each socket: python-socketio's Redis
-manager decodes every event on every node, and loses those of an outage.
+`auth` of the connection: {"token": JWT, "lastSeq": the last place seen, to go on from there, "visible": false when
+nobody can see the page}. Whose events these are is said by the token alone; there are no rooms to ask for. The hub
+feeds each socket: python-socketio's Redis manager decodes every event on every node, and loses those of an outage.
 
 engine.io leaves three doors open that are closed here: a socket that never says who it is (closed after 6 s), a
 queue without bound (events wait here, bounded, until there is room in it), a write that waits for ever (Guard).
@@ -67,6 +67,7 @@ class Sockets:
         self._io.on("disconnect", self._disconnect)
         self._io.on("mark-as-read", self._mark_as_read)
         self._io.on("mark-all-as-read", self._mark_all_as_read)
+        self._io.on("visible", self._visible)
         self._app = socketio.ASGIApp(self._io)
         self._connections: dict[str, Connection] = {}
         self._tasks = Tasks()
@@ -108,7 +109,8 @@ class Sockets:
         wake = asyncio.Event()
         try:
             identity = self._auth.socket(HTTPConnection(environ["asgi.scope"]), auth)
-            connection = self._hub.admit(identity.user, identity.expires, "socketio", wake.set)
+            visible = not (isinstance(auth, dict) and auth.get("visible") is False)
+            connection = self._hub.admit(identity.user, identity.expires, "socketio", wake.set, visible=visible)
         except Refused as error:
             raise SocketRefused(error.detail, {"status": error.status}) from None
         session = self._io.manager.eio_sid_from_sid(sid, "/")
@@ -170,6 +172,13 @@ class Sockets:
 
     async def _mark_all_as_read(self, sid: str, *_: object) -> dict[str, object]:
         return await self._change(sid, self._changes.read_all)
+
+    async def _visible(self, sid: str, given: object = None, *_: object) -> dict[str, object]:
+        if not isinstance(given, bool):
+            return {"ok": False, "error": "say true or false"}
+        if connection := self._connections.get(sid):
+            connection.visible = given
+        return {"ok": True}
 
     async def _change(self, sid: str, change: Callable[[str], Awaitable[int]]) -> dict[str, object]:
         connection = self._connections.get(sid)

@@ -6,6 +6,9 @@
     event: archived       {"ids": [...]}
     event: gap            {"reason": ...}                 the list has to be read again
 
+`?visible=false` says that nobody can see the page, and `?connection=` what it calls this stream when it says more
+of that later: workers/gateway/presence.py.
+
 Whoever comes with `Last-Event-ID` (or `?lastEventId=`) is told what came after it, once and in order. The first
 block has an `id` and no data: a browser keeps the place although nothing happened yet.
 
@@ -62,7 +65,8 @@ class Stream:
         identity = await self._auth.handshake(request)
         place = last_seen(request)
         writer = Writer(receive, send)
-        connection = self._hub.admit(identity.user, identity.expires, "sse", writer.wake)
+        name, visible = request.query_params.get("connection"), request.query_params.get("visible") != "false"
+        connection = self._hub.admit(identity.user, identity.expires, "sse", writer.wake, name, visible)
         writer.connection = connection
         abort = scope.get("tocsin.abort")
         del request, scope

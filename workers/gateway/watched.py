@@ -65,8 +65,17 @@ class Watched:
         """The last connection is gone, and with it who was told."""
         self.seq, self.version, self.unread, self.wanted = None, 0, 0, 0
 
+    @property
+    def present(self) -> bool:
+        """Whether somebody looks."""
+        return any(connection.visible for connection in self.connections)
+
     def hear(self, publication: Publication) -> None:
-        if publication.kind != "notification":
+        if publication.kind == "presence":
+            for connection in self.connections:
+                if connection.name == publication.connection:
+                    connection.visible = publication.visible
+        elif publication.kind != "notification":
             self._changed(publication)
         elif publication.item:
             self._arrived(publication.item, publication.version)

@@ -12,9 +12,12 @@ export const alerts = {
     return globalThis.Notification.requestPermission();
   },
 
-  /** Shows `item` if the page is hidden; the tag makes it one alert however many tabs show it. */
+  /**
+   * Shows `item` if the page is hidden, unless it came silently; the tag makes it one alert however many tabs
+   * show it.
+   */
   show(item, opened) {
-    if (this.permission !== "granted" || !document.hidden || item.read) return;
+    if (this.permission !== "granted" || !document.hidden || item.read || item.silent) return;
     let alert;
     try {
       alert = new Notification(item.title, {

@@ -9,7 +9,7 @@
  *              type   show only this type
  * Properties   unread (read only), strings (see strings.js; set it before the element is on the page)
  * Methods      open(), close()
- * Events       notification {detail: item}          one has arrived
+ * Events       notification {detail: item}          one has arrived; with item.silent make nothing of it
  *              unread-count {detail: {count}}       the number on the badge is new
  *              notification-open {detail: item}     one is about to be opened; preventDefault() keeps the page here
  *              signed-out                           the session is refused or over: set a new token, or sign in
@@ -168,9 +168,11 @@ export class NotificationCenter extends HTMLElement {
     if (safeAddress(item.actionUrl)) this.close();
   }
 
+  /** In quiet hours it comes silently: the badge counts it and the list shows it, and nothing else happens. */
   #arrived(item) {
-    this.#panel.welcome(item.id);
     this.#emit("notification", item);
+    if (item.silent) return;
+    this.#panel.welcome(item.id);
     alerts.show(item, () => this.#openFromAlert(item));
     if (this.#gathered.push(item) === 1) setTimeout(() => this.#announce(), GATHERING);
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches)

@@ -23,6 +23,9 @@ export class Stream extends EventTarget {
   #failures = 0;
   #timer = 0;
   #running = false;
+  /** What this stream is called when the server is told whether anybody can see the page; and what it was told. */
+  #name = Math.random().toString(36).slice(2);
+  #seen = true;
 
   constructor(gateway) {
     super();
@@ -31,6 +34,7 @@ export class Stream extends EventTarget {
 
   start() {
     this.#running = true;
+    document.addEventListener("visibilitychange", this.#looked);
     addEventListener("online", this.#online);
     addEventListener("offline", this.#offline);
     this.#connect();
@@ -38,6 +42,7 @@ export class Stream extends EventTarget {
 
   stop() {
     this.#running = false;
+    document.removeEventListener("visibilitychange", this.#looked);
     removeEventListener("online", this.#online);
     removeEventListener("offline", this.#offline);
     this.#disconnect();
@@ -80,7 +85,8 @@ export class Stream extends EventTarget {
 
   async #open() {
     this.#disconnect();
-    const query = { lastEventId: this.#last };
+    this.#seen = visible();
+    const query = { lastEventId: this.#last, connection: this.#name, visible: this.#seen };
     if (this.#gateway.token) {
       try {
         query.ticket = (await this.#gateway.post("/api/tickets")).ticket;
@@ -95,6 +101,7 @@ export class Stream extends EventTarget {
     source.onopen = () => {
       this.#failures = 0;
       this.#tell({ status: "live", opened: true });
+      this.#looked();
     };
     // EventSource would retry at a fixed pace and give up on a refusal: waiting is done here, with jitter.
     source.onerror = () => this.#later("reconnecting");
@@ -145,10 +152,22 @@ export class Stream extends EventTarget {
     if (kind) this.dispatchEvent(new CustomEvent("change", { detail: { kind, data } }));
   }
 
+  /** Finished even when the page is frozen or left: a person who is not there is to get her pushes. */
+  #looked = () => {
+    if (this.#source?.readyState !== EventSource.OPEN || this.#seen === visible()) return;
+    this.#seen = visible();
+    const body = { connection: this.#name, visible: this.#seen };
+    this.#gateway.post("/api/presence", { body, outlive: true }).catch(() => {});
+  };
+
   #online = () => {
     this.#failures = 0;
     this.#connect();
   };
 
   #offline = () => this.#later("offline");
+}
+
+function visible() {
+  return document.visibilityState === "visible";
 }

@@ -2,8 +2,9 @@
  * One tab of a browser holds the live connection, the others listen to it: over HTTP/1.1 a browser opens six
  * connections per host, so the seventh tab with a connection of its own would stop the whole site.
  *
- * The leading tab is the one that was looked at last: a hidden tab may be frozen, a visible one never is. It
- * leads by holding a Web Lock; where there are no Web Locks (plain http off this machine) every tab leads itself.
+ * The leading tab is the one that was looked at last: a hidden tab may be frozen, a visible one never is. When it
+ * is hidden it asks who is still visible, as in another window, and the first to answer takes over. A tab leads by
+ * holding a Web Lock; where there are no Web Locks (plain http off this machine) every tab leads itself.
  */
 export class Tabs {
   #name;
@@ -11,6 +12,8 @@ export class Tabs {
   #channel = null;
   #waiting = null;
   #release = null;
+  #me = String(Math.random());
+  #asked = false;
 
   /**
    * @param {string} name what is shared: tabs of another name are strangers
@@ -33,7 +36,7 @@ export class Tabs {
       return;
     }
     this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = (event) => this.#on.hear(event.data);
+    this.#channel.onmessage = ({ data }) => (data.heir ? this.#inherit(data) : this.#on.hear(data));
     document.addEventListener("visibilitychange", this.#looked);
     this.#campaign(document.visibilityState === "visible");
   }
@@ -52,8 +55,21 @@ export class Tabs {
   }
 
   #looked = () => {
-    if (document.visibilityState === "visible" && !this.leading) this.#campaign(true);
+    const visible = document.visibilityState === "visible";
+    if (visible && !this.leading) this.#campaign(true);
+    this.#asked = !visible && this.leading;
+    if (this.#asked) this.tell({ heir: "wanted" });
   };
+
+  /** wanted: who is visible? · offered: `me` is · chosen: `me` leads from now on */
+  #inherit({ heir, me }) {
+    if (heir === "wanted" && document.visibilityState === "visible") this.tell({ heir: "offered", me: this.#me });
+    if (heir === "offered" && this.#asked) {
+      this.#asked = false;
+      this.tell({ heir: "chosen", me });
+    }
+    if (heir === "chosen" && me === this.#me && !this.leading) this.#campaign(true);
+  }
 
   async #campaign(steal) {
     this.#waiting?.abort();
