@@ -20,16 +20,19 @@ SELECT id, encode(body_hash, 'hex') FROM events WHERE id = ANY(%s::text[])
 """
 _INSERT = """
 WITH stored AS (
-    INSERT INTO events (type, id, actor, group_key, importance, send_at, expires_at, source, body_hash, recipients,
-        data, recipient_count, door, accepted_at)
-    SELECT type, id, actor, group_key, importance, send_at, expires_at, source, decode(hash, 'hex'), recipients,
-        data, jsonb_array_length(recipients), %(door)s, now()
+    INSERT INTO events (type, id, actor, group_key, importance, send_at, expires_at, cancel_key, source, body_hash,
+        recipients, data, recipient_count, door, accepted_at)
+    SELECT type, id, actor, group_key, importance, send_at, expires_at, cancel_key, source, decode(hash, 'hex'),
+        recipients, data,
+        CASE jsonb_typeof(recipients) WHEN 'array' THEN jsonb_array_length(recipients) ELSE 1 END, %(door)s, now()
     FROM ROWS FROM (
         unnest(%(type)s::text[], %(id)s::text[], %(actor)s::text[], %(group_key)s::text[], %(importance)s::text[],
-            %(send_at)s::timestamptz[], %(expires_at)s::timestamptz[], %(source)s::text[], %(hash)s::text[]),
+            %(send_at)s::timestamptz[], %(expires_at)s::timestamptz[], %(cancel_key)s::text[], %(source)s::text[],
+            %(hash)s::text[]),
         jsonb_array_elements(%(recipients)s::jsonb),
         jsonb_array_elements(%(data)s::jsonb)
-    ) AS e (type, id, actor, group_key, importance, send_at, expires_at, source, hash, recipients, data)
+    ) AS e (type, id, actor, group_key, importance, send_at, expires_at, cancel_key, source, hash, recipients,
+        data)
     WHERE NOT EXISTS (SELECT FROM events WHERE id = ANY(%(id)s::text[])) -- a repeat is no error to be logged
     ORDER BY id -- two processes that store the same events wait for each other, and never in a circle
     RETURNING id, accepted_at, send_at
@@ -53,11 +56,11 @@ class Arrival(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What the chain needs to know of an event's row."""
+    """What the chain needs to know of an event's row. `recipients`: None for an audience, see audience.py."""
 
     id: str
     type: str
-    recipients: list[str]
+    recipients: list[str] | None
     importance: str | None
     group_key: str | None
     accepted_at: datetime
@@ -90,15 +93,25 @@ def accept(
     known: dict[str, str] = {}
     verdicts, fresh = judge(calls, known)
     while len(stored := insert(connection, door, fresh)) < len(fresh):
-        ids = [arrival.event.id for call in calls for arrival in call]
-        known = {id_: found or "" for id_, found in connection.execute(_KNOWN, (array(ids),))}
+        known = stored_before(connection, calls)
         verdicts, fresh = judge(calls, known)
     ready = [
-        Accepted(e.id or "", e.type, e.recipients, e.importance, e.group_key, stored[e.id or ""][0])
+        Accepted(e.id or "", e.type, listed(e), e.importance, e.group_key, stored[e.id or ""][0])
         for e, _ in fresh
         if not stored[e.id or ""][1]
     ]
     return verdicts, ready
+
+
+def stored_before(connection: Connection, calls: Sequence[Sequence[Arrival]]) -> dict[str, str]:
+    """Those of the events that are there already: id -> hash, for `judge`."""
+    ids = [arrival.event.id for call in calls for arrival in call]
+    return {id_: found or "" for id_, found in connection.execute(_KNOWN, (array(ids),))}
+
+
+def listed(event: Event) -> list[str] | None:
+    """Its recipients, as far as it names them."""
+    return event.recipients if isinstance(event.recipients, list) else None
 
 
 def judge(calls: Sequence[Sequence[Arrival]], known: dict[str, str]) -> tuple[list[Verdict], list[Arrival]]:
@@ -136,7 +149,17 @@ def insert(connection: Connection, door: str, arrivals: Sequence[Arrival]) -> di
         "recipients": json([event.recipients for event in events]),
         "data": json([event.data for event in events]),
     }
-    for name in ("type", "id", "actor", "group_key", "importance", "send_at", "expires_at", "source"):
+    for name in (
+        "type",
+        "id",
+        "actor",
+        "group_key",
+        "importance",
+        "send_at",
+        "expires_at",
+        "cancel_key",
+        "source",
+    ):
         columns[name] = array(map(attrgetter(name), events))
     try:
         rows = connection.execute(_INSERT, columns).fetchall()
@@ -179,5 +202,5 @@ def address(accepted: Accepted, catalog: Catalog) -> list[Notification]:
             {},
             accepted.group_key,
         )
-        for recipient in accepted.recipients
+        for recipient in accepted.recipients or ()
     ]

@@ -48,15 +48,16 @@ CHAIN_POLL = 0.05
 """Seconds between two looks at a chain that has more than enough to do."""
 
 _WAITING = """
-SELECT id, type, recipients::text, actor, data::text, group_key, importance, source,
+SELECT id, type, recipients::text, actor, data::text, group_key, importance, cancel_key, source,
     to_json(send_at) #>> '{}' AS send_at, to_json(expires_at) #>> '{}' AS expires_at
 FROM events WHERE accepted_at IS NULL ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
 """
 _TAKE = """
 UPDATE events e SET accepted_at = now(), body_hash = decode(t.hash, 'hex'), recipients = t.recipients,
-    recipient_count = jsonb_array_length(t.recipients)
+    recipient_count = CASE WHEN cancelled_at IS NOT NULL THEN 0
+        WHEN jsonb_typeof(t.recipients) = 'array' THEN jsonb_array_length(t.recipients) ELSE 1 END
 FROM unnest(%s::text[], %s::text[], %s::jsonb[]) AS t (id, hash, recipients) WHERE e.id = t.id
-RETURNING e.id, e.accepted_at, e.send_at > now()
+RETURNING e.id, e.accepted_at, e.send_at > now() AND cancelled_at IS NULL, cancelled_at IS NULL
 """
 _TIMERS = """
 INSERT INTO timers (key, kind, subject, due_at)
@@ -218,12 +219,12 @@ def take_rows(connection: Connection) -> tuple[int, list[Accepted]]:
     ).fetchall()
     accept.reject(connection, "sql", rejected)
     connection.execute("DELETE FROM events WHERE id = ANY(%s)", ([id_ for id_, _, _ in rejected],))
-    if waiting := [id_ for id_, _, waits in taken if waits]:
+    if waiting := [id_ for id_, _, waits, _ in taken if waits]:
         connection.execute(_TIMERS, (waiting,))
     ready = [
-        Accepted(id_, e.type, e.recipients, e.importance, e.group_key, accepted_at)
-        for id_, accepted_at, waits in taken
-        if not waits and (e := good[id_].event)
+        Accepted(id_, e.type, accept.listed(e), e.importance, e.group_key, accepted_at)
+        for id_, accepted_at, waits, wanted in taken
+        if wanted and not waits and (e := good[id_].event)
     ]
     if rows:
         report("sql", len(ready), len(rejected))

@@ -25,6 +25,9 @@ def delivery_queue(channel: str) -> str:
     return f"deliver-{channel}"
 
 
+ENOUGH = 20
+"""Messages that wait in a channel's queue, to which nobody who can wait adds more: the rest waits in Postgres."""
+
 QUEUES = (PIPELINE, PIPELINE_BULK, *(delivery_queue(channel.NAME) for channel in CHANNELS))
 
 

@@ -3,11 +3,12 @@
 where a provider repeated one in its words.
 
 No index leads from an event to its notifications, and none is needed: their ids are computed from the event's row,
-and whatever belongs to a notification has ids of the same millisecond (schema/identity.py).
+and whatever belongs to a notification has ids of the same millisecond (schema/identity.py). An audience is read
+from that millisecond's notifications, in the order of their ids; while it is being expanded, pages may shift.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -23,9 +24,17 @@ PAGE, MOST = 50, 1000
 _ONE_MOMENT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _EVENT = """
 SELECT recipients, coalesce(send_at > now(), false),
-    id, door, created_at, type, source, recipient_count, routed_count, accepted_at, send_at, expires_at, rescues,
-    rescued_at
+    id, door, created_at, type, source,
+    CASE WHEN accepted_at IS NOT NULL AND jsonb_typeof(recipients) = 'array' THEN jsonb_array_length(recipients)
+        ELSE recipient_count END,
+    routed_count, accepted_at, send_at, expires_at, rescues, rescued_at, cancelled_at, cancel_key,
+    jsonb_typeof(recipients) IS NOT DISTINCT FROM 'object'
 FROM events WHERE id = %s
+"""
+_OF_AUDIENCE = """
+SELECT id, user_id FROM notifications
+WHERE id >= %(begin)s AND id < %(end)s AND event_id = %(event)s AND (%(one)s::uuid IS NULL OR id = %(one)s)
+ORDER BY id LIMIT %(limit)s OFFSET %(skip)s
 """
 _REJECTED = "SELECT door, errors, created_at FROM rejected_events WHERE event_id = %s ORDER BY id DESC LIMIT 1"
 _NOTIFICATIONS = """
@@ -38,9 +47,13 @@ WHERE n.id = ANY(%s::uuid[])
 """
 _DELIVERIES = """
 SELECT notification_id, id, channel, device_id, state, reason, attempt, receipt, created_at, settled_at,
-    CASE WHEN state IN ('pending', 'sending', 'retrying') THEN next_attempt_at END
+    CASE WHEN state IN ('held', 'pending', 'sending', 'retrying') THEN next_attempt_at END, digest_id
 FROM deliveries
 WHERE id >= %s AND id < %s AND notification_id = ANY(%s::uuid[]) ORDER BY channel, id
+"""
+_CARRIERS = """
+SELECT d.id, n.event_id FROM deliveries d JOIN notifications n ON n.id = d.notification_id
+WHERE d.id = ANY(%s::uuid[])
 """
 _ATTEMPTS = """
 SELECT delivery_id, number, outcome, reason, said, started_at, ended_at
@@ -62,7 +75,9 @@ class Attempt(msgspec.Struct):
 
 class DeliveryTimeline(msgspec.Struct):
     """`tries`: so far; a first success over the web has no attempt of its own. `next_attempt_at`: when something
-    happens next, empty when nothing will."""
+    happens next, empty when nothing will. `digest_id`: the delivery that carries the digest with which this one
+    goes out, or went; it may be this one. `digest_event`: that delivery's event, for which its timeline can be
+    asked; empty when it is pruned."""
 
     id: UUID
     channel: str
@@ -74,12 +89,15 @@ class DeliveryTimeline(msgspec.Struct):
     created_at: datetime
     settled_at: datetime | None
     next_attempt_at: datetime | None
+    digest_id: UUID | None = None
+    digest_event: str | None = None
     attempts: list[Attempt] = []
 
 
 class NotificationTimeline(msgspec.Struct):
-    """One recipient of an event. `state`: routed, or not_routed, unrenderable, gone; `says`: the same in words.
-    `closed`: channel -> why it was not taken. `group_id`: the group it is a member of, or whose row it is."""
+    """One recipient of an event. `state`: routed, or not_routed, cancelled, unrenderable, gone; `says`: the same
+    in words. `closed`: channel -> why it was not taken. `group_id`: the group it is a member of, or whose row it
+    is."""
 
     id: UUID
     event_id: str | None
@@ -103,9 +121,10 @@ class NotificationTimeline(msgspec.Struct):
 
 
 class EventTimeline(msgspec.Struct):
-    """`state`: at_the_sql_door, waiting (for send_at), routing, routed, rejected; `says`: the same in words, after
-    "the event …". `rescues`: how often the clock sent it again. `errors`: why it was rejected. `next`: how many
-    recipients to skip for the rest of them; empty at the end."""
+    """`state`: at_the_sql_door, waiting (for send_at), routing, routed, cancelled, rejected; `says`: the same in
+    words, after "the event …". `audience`: it is for a topic's subscribers, or for everybody; then `recipients` is
+    how many are expected. `rescues`: how often the clock sent it again. `errors`: why it was rejected. `next`: how
+    many recipients to skip for the rest of them; empty at the end."""
 
     id: str
     door: str
@@ -119,6 +138,9 @@ class EventTimeline(msgspec.Struct):
     expires_at: datetime | None = None
     rescues: int = 0
     rescued_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    cancel_key: str | None = None
+    audience: bool = False
     state: str = "rejected"
     says: str = ""
     errors: list[dict[str, str]] = []
@@ -140,13 +162,28 @@ def of_event(
         found.state, found.says = _state(found, waits)
         if found.accepted_at is None:
             return found
-        chosen = [one for one in addressed if user in (None, one)]
         at = milliseconds_of(found.accepted_at)
-        ids = {notification_id(at, event_id, one): one for one in chosen[skip : skip + limit]}
+        if isinstance(addressed, list):
+            chosen = [one for one in addressed if user in (None, one)]
+            ids = {notification_id(at, event_id, one): one for one in chosen[skip : skip + limit]}
+            more = len(chosen) > skip + limit
+        else:
+            listed = _of_audience(connection, at, event_id, user, skip, limit + 1)
+            ids, more = dict(listed[:limit]), len(listed) > limit
         written = {one.id: one for one in _read(connection, at, list(ids))}
     found.notifications = [written.get(id_) or _unwritten(id_, one, found) for id_, one in ids.items()]
-    found.next = skip + limit if len(chosen) > skip + limit else None
+    found.next = skip + limit if more else None
     return found
+
+
+def _of_audience(
+    connection: Connection, at: int, event_id: str, user: str | None, skip: int, limit: int
+) -> list[tuple[UUID, str]]:
+    """For whom the event was written so far."""
+    one = notification_id(at, event_id, user) if user else None
+    bounds = {"begin": UUID(int=at << 80), "end": UUID(int=at + 1 << 80), "event": event_id}
+    asked = bounds | {"one": one, "skip": skip, "limit": limit}
+    return [(id_, user) for id_, user in connection.execute(_OF_AUDIENCE, asked)]
 
 
 def of_notification(connection: Connection, id_: UUID) -> NotificationTimeline | None:
@@ -164,6 +201,11 @@ def attempts_of(connection: Connection, deliveries: Sequence[UUID]) -> dict[UUID
     return found
 
 
+def events_of(connection: Connection, carriers: Collection[UUID]) -> dict[UUID, str | None]:
+    """The event of each delivery that carries a digest; without those that are pruned."""
+    return dict(connection.execute(_CARRIERS, (list(carriers),)).fetchall()) if carriers else {}
+
+
 def _read(connection: Connection, at: int, ids: list[UUID]) -> list[NotificationTimeline]:
     """The rows of notifications of the millisecond `at`: the range leads to one partition of each table."""
     begin = UUID(int=at << 80)
@@ -171,10 +213,12 @@ def _read(connection: Connection, at: int, ids: list[UUID]) -> list[Notification
     rows = connection.execute(_NOTIFICATIONS, (ids,)).fetchall()
     sent = connection.execute(_DELIVERIES, (begin, end, ids)).fetchall()
     tries = attempts_of(connection, [id_ for _, id_, *_ in sent])
+    carriers = events_of(connection, {digest for *_, digest in sent if digest})
     deliveries: dict[UUID, list[DeliveryTimeline]] = defaultdict(list)
     for notification, *columns in sent:
         delivery = DeliveryTimeline(*columns)
         delivery.attempts = tries[delivery.id]
+        delivery.digest_event = carriers.get(delivery.digest_id) if delivery.digest_id else None
         deliveries[notification].append(delivery)
     return [_written(*row, deliveries[row[0]]) for row in rows]
 
@@ -199,10 +243,15 @@ def _unwritten(id_: UUID, user: str, event: EventTimeline) -> NotificationTimeli
     if event.state == "routed":
         why = "its row is gone: the user was erased, or the month pruned"
         return NotificationTimeline(id_, event.id, user, "gone", why)
+    if event.cancelled_at:
+        return NotificationTimeline(id_, event.id, user, "cancelled", f"never written: the event {event.says}")
     return NotificationTimeline(id_, event.id, user, "not_routed", f"not written yet: the event {event.says}")
 
 
 def _state(event: EventTimeline, waits: bool) -> tuple[str, str]:
+    if event.cancelled_at:
+        of = f"{event.routed:,} of {_many(event.recipients, 'recipient')}"
+        return "cancelled", f"was cancelled at {event.cancelled_at:%Y-%m-%d %H:%M:%S} UTC, written for {of}"
     if event.accepted_at is None:
         return "at_the_sql_door", "waits at the SQL door until intake has checked it"
     if event.routed >= event.recipients:

@@ -21,7 +21,7 @@ def trace(
     event_id: Annotated[str, typer.Argument(help="the event's id", show_default=False)],
     user: Annotated[str | None, typer.Option(help="only this recipient")] = None,
     limit: Annotated[int, typer.Option(help="recipients at most", min=1, max=1000)] = 50,
-    skip: Annotated[int, typer.Option(help="recipients to leave out", min=0, max=1000)] = 0,
+    skip: Annotated[int, typer.Option(help="recipients to leave out", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """What became of an event, from its door to every provider's answer."""
@@ -46,24 +46,27 @@ def trace(
 def show(event: "EventTimeline", user: str | None) -> None:
     source = f" from {plain(event.source)}" if event.source else ""
     began = event.accepted_at or event.created_at
-    out.print(
-        f"event {plain(event.id)}: {event.type or 'of an unknown type'}, through the {event.door} door{source}"
-    )
-    out.print(f"{day(began)} UTC: it {plain(event.says)}")
+    kind = plain(event.type) or "of an unknown type"
+    out.print(f"event {plain(event.id)}: {kind}, through the {event.door} door{source}", soft_wrap=True)
+    out.print(f"{day(began)} UTC: it {plain(event.says)}", soft_wrap=True)
     for one in event.notifications:
-        out.print(f"\n[bold]{plain(one.user)}[/bold] {one.id}")
-        out.print(plain(one.says))
+        out.print(f"\n[bold]{plain(one.user)}[/bold] {one.id}", soft_wrap=True)
+        out.print(plain(one.says), soft_wrap=True)
         if lines := sorted(told(one)):
             out.print(as_table(lines, began))
     if user and event.accepted_at and not event.notifications:
-        out.print(f"\n{plain(user)} is none of its recipients")
+        yet = ", or it is not written for it yet" if event.audience and event.state == "routing" else ""
+        out.print(f"\n{plain(user)} is none of its recipients{yet}", soft_wrap=True)
     if event.next:
         out.print(f"\n{event.recipients - event.next:,} more: --skip {event.next}")
 
 
 def as_table(lines: Sequence[Line], began: datetime) -> Table:
     now = datetime.now(UTC)
-    cells = [[after((at - began).total_seconds()), channel, what, said] for at, channel, what, said in lines]
+    cells = []
+    for at, channel, what, said in lines:
+        passed = (at - began).total_seconds()  # below 0 by some microseconds: a notification's time has none
+        cells.append([after(max(0.0, passed)), channel, what, said])
     for (at, *_), row in zip(lines, cells, strict=True):
         if at > now:
             row[0] = f"in {age((at - now).total_seconds())}"
@@ -89,10 +92,15 @@ def of_delivery(delivery: "DeliveryTimeline") -> list[Line]:
     lines = [of_attempt(delivery.channel, attempt) for attempt in delivery.attempts]
     reason = f": {plain(delivery.reason)}" if delivery.reason else ""
     receipt = f", receipt {plain(delivery.receipt)}" if delivery.receipt else ""
+    if delivery.state == "digested":
+        carrier = f"event {plain(delivery.digest_event)}" if delivery.digest_event else "one that is pruned"
+        reason = f", with {carrier}"
+    elif delivery.settled_at and delivery.digest_id == delivery.id:
+        reason += ", as a digest"
     if delivery.settled_at:
         lines.append((delivery.settled_at, delivery.channel, f"{delivery.state}{reason}{receipt}", ""))
     elif delivery.next_attempt_at:
-        coming = {"sending": "lease ends", "retrying": "next try"}.get(
+        coming = {"sending": "lease ends", "retrying": "next try", "held": "looked at again"}.get(
             delivery.state, "sent again, if not sent by then"
         )
         lines.append((delivery.next_attempt_at, delivery.channel, f"{delivery.state}{reason}; {coming}", ""))

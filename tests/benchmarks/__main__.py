@@ -20,6 +20,7 @@ from rich.console import Console
 from schema.errors import TocsinError
 from tests.benchmarks import (
     backlog,
+    broadcast,
     channels,
     connections,
     cpu,
@@ -53,10 +54,11 @@ PARTS: dict[str, ModuleType] = {
     "backlog": backlog,
     "channels": channels,
     "outage": outage,
+    "broadcast": broadcast,
 }
 ALONE = ("pages", "stages")
 """These want the fleet gone, and so come after those that share it."""
-ON_REQUEST = ("backlog", "channels", "outage")
+ON_REQUEST = ("backlog", "channels", "outage", "broadcast")
 """These take longer than all others together."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import redis
 from litestar import Litestar, Request, Response, Router, get
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
@@ -24,10 +25,23 @@ from psycopg_pool import PoolTimeout
 from schema.errors import FieldError
 from schema.event import MAX_BODY_BYTES
 from workers import health, log
-from workers.api import dead, devices, events, feedback, metrics, notifications, users
+from workers.api import (
+    cancellations,
+    dead,
+    devices,
+    events,
+    feedback,
+    metrics,
+    notifications,
+    preferences,
+    quota,
+    times,
+    topics,
+    users,
+)
 from workers.api.bodies import Bodies
 from workers.api.commits import Commits
-from workers.api.documents import Refused
+from workers.api.documents import Refused, parameter_error
 from workers.api.keys import valid
 from workers.backlog import Backlog
 from workers.problems import MEDIA_TYPE, problem
@@ -37,8 +51,12 @@ from workers.status import QueueCollector
 
 RETRY_AFTER = 2
 """Seconds a caller is asked to wait when Postgres is away."""
-PERSONAL = re.compile(r"^(/v1/users|/v1/email/suppressions)/.*", re.DOTALL)
-"""Paths that end in what no log may tell: an id may be an address."""
+PERSONAL = re.compile(
+    r"^(/v1/users|/v1/email/suppressions|/v1/topics)/.*?"
+    r"(/preferences|/preferences/changes|/settings|/quota|/devices|/topics|/subscribers)?\Z",
+    re.DOTALL,
+)
+"""Paths that hold what no log may tell: an id may be an address. Only what follows it and is known is told."""
 
 
 def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -82,10 +100,10 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
         case Refused():
             status, detail, errors, headers = error.status_code, error.detail, error.errors, error.headers or {}
         case ValidationException():
-            status, detail = 422, "the request does not fit; nothing was stored"
             extra = error.extra if isinstance(error.extra, list) else []
-            errors = [FieldError(str(e.get("key", "")), str(e.get("message", ""))) for e in extra]
-            detail = "; ".join(f"{e.field}: {e.message}" for e in errors) + "; nothing was stored"
+            errors = [parameter_error(str(e.get("key", "")), str(e.get("message", ""))) for e in extra]
+            told = [f"{e.field}: {e.message}" for e in errors] or ["the request does not fit"]
+            status, detail = 422, "; ".join(told if request.method == "GET" else [*told, "nothing was stored"])
         case HTTPException():
             status, detail = error.status_code, error.detail
             headers = {"www-authenticate": "Bearer"} if status == 401 else {}
@@ -94,9 +112,12 @@ def refuse(request: Request[Any, Any, State], error: Exception) -> Response[byte
         case psycopg.OperationalError() | PoolTimeout():
             status, detail = 503, "the database is away; send the same again, with the same id, in a moment"
             headers = {"retry-after": str(RETRY_AFTER)}
+        case redis.RedisError():
+            status, detail = 503, "Redis, which counts, is away; ask again in a moment"
+            headers = {"retry-after": str(RETRY_AFTER)}
         case psycopg.DataError():
             status, detail = 422, "the database refuses this content; nothing was stored"
-    path = PERSONAL.sub(r"\1/{id}", request.scope["path"])
+    path = PERSONAL.sub(r"\1/{id}\2", request.scope["path"])
     line = {"method": request.method, "path": path, "status": status}
     if status == 500:
         log.logger().error("request_failed", **line, exc_info=error)
@@ -126,11 +147,24 @@ def create_app() -> Litestar:
         security=[{"key": []}],
         route_handlers=[
             events.post_events,
+            cancellations.delete_event,
+            cancellations.post_cancellation,
+            topics.put_subscribers,
+            topics.delete_subscribers,
+            topics.get_topic,
+            topics.get_subscribers,
             users.put_user,
             users.get_user,
+            topics.get_followed,
+            quota.get_quota,
+            times.put_times,
+            times.get_times,
             devices.put_device,
             devices.get_devices,
             devices.delete_device,
+            preferences.put_preferences,
+            preferences.get_preferences,
+            preferences.get_changes,
             metrics.notification_metrics,
             dead.list_dead,
             dead.show_dead,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar.exceptions import HTTPException
@@ -11,7 +11,11 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from prometheus_client import Counter
 
 from schema.errors import FieldError
+from schema.event import TOPIC
+from schema.fields import field_errors, in_words, json_fault
 from workers.problems import MEDIA_TYPE
+
+_OF_TOPICS = "may hold letters, digits, and . _ ~ : @ -"
 
 REFUSED = Counter("tocsin_calls_refused_total", "Calls refused at the API", ["status"])
 
@@ -32,6 +36,30 @@ def busy(why: str, retry_after: int) -> Refused:
     """The answer to a call that came too early: 503, and what to do."""
     what = f"nothing was stored; send the same again, with the same ids, after {retry_after} s"
     return Refused(503, f"{why}; {what}", retry_after=retry_after)
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def read_document(body: bytes, kind: type[S], so: str = "nothing was stored") -> S:
+    """A body as a `kind`. Raises Refused naming every field that is wrong; `so`: what that means."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = json_fault(body, error)
+        raise Refused(422, f"the body {why}; {so}", [FieldError("", why)]) from None
+    if errors := field_errors(document, kind):
+        first = f"{errors[0].field}: {errors[0].message}" if errors[0].field else f"the body {errors[0].message}"
+        raise Refused(422, f"{first}; {so}", errors)
+    return msgspec.convert(document, kind)
+
+
+def parameter_error(name: str, message: str) -> FieldError:
+    """Of a part of the address; `message` is msgspec's."""
+    if "matching regex" in message:
+        return FieldError(name, _OF_TOPICS if TOPIC in message else "must not contain control characters")
+    kind = message.partition(", got ")[0].replace(" | null", "")
+    return FieldError(name, in_words(kind).replace("expected ", "must be ", 1))
 
 
 class ProblemField(msgspec.Struct):

@@ -14,7 +14,7 @@ from workers.timeline import MOST, PAGE, EventTimeline, NotificationTimeline
 
 EventId = Annotated[str, Parameter(min_length=1, max_length=255, pattern="^[^\\x00]*$")]
 User = Annotated[str | None, Parameter(max_length=128, pattern="^[^\\x00]*$", description="only this recipient")]
-Skip = Annotated[int, Parameter(ge=0, le=MOST, description="recipients to leave out: what `next` said")]
+Skip = Annotated[int, Parameter(ge=0, le=2**31 - 1, description="recipients to leave out: what `next` said")]
 Limit = Annotated[int, Parameter(ge=1, le=MOST)]
 
 
