@@ -1,16 +1,13 @@
 """`tocsin`, the one command. Exit codes: 0 done, 1 not done, 2 misused; every error is one line."""
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from schema.errors import TocsinError
-from workers import dead_cli, trace_cli
+from workers import cancel_cli, dead_cli, send_cli, trace_cli
 from workers.tables import age, table
 from workers.terminal import connect, one_line_errors, out
 
@@ -18,12 +15,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of backend services, and the key of web push.")
 app.add_typer(keys_app, name="keys")
 app.add_typer(dead_cli.app, name="dead")
+app.command()(send_cli.send)
 app.command()(trace_cli.trace)
-
-
-class Door(StrEnum):
-    http = "http"
-    stream = "stream"
+app.command()(cancel_cli.cancel)
 
 
 @app.command()
@@ -44,39 +38,6 @@ def migrate() -> None:
     with one_line_errors():
         before, after = run(settings().conninfo)
         typer.echo(f"at {after}" if before == after else f"from {before or 'an empty database'} to {after}")
-
-
-@app.command()
-def send(
-    type: Annotated[str | None, typer.Argument(help="notification type, e.g. comment", show_default=False)] = None,
-    to: Annotated[list[str] | None, typer.Option(help="recipient; may be given several times")] = None,
-    data: Annotated[str, typer.Option(help="JSON object for the type's templates")] = "{}",
-    id: Annotated[str | None, typer.Option(help="idempotency key")] = None,
-    file: Annotated[Path | None, typer.Option(help="JSON lines, an event each, instead of TYPE")] = None,
-    via: Annotated[Door, typer.Option(help="the door to use")] = Door.http,
-) -> None:
-    """Send one event, or a file of them."""
-    from workers.sending import send_events
-
-    if (type is None) == (file is None):
-        raise typer.BadParameter("give either TYPE with --to, or --file")
-    if file is None:
-        if not to:
-            raise typer.BadParameter("give a recipient: --to USER")
-        try:
-            content = json.loads(data)
-        except json.JSONDecodeError as error:
-            raise typer.BadParameter(f"--data is not JSON: {error}") from None
-        event: dict[str, Any] = {"type": type, "recipients": to, "data": content} | ({"id": id} if id else {})
-        lines = [(0, json.dumps(event).encode())]
-    else:
-        try:
-            lines = [(n, line) for n, line in enumerate(file.read_bytes().splitlines(), 1) if line.strip()]
-        except OSError as error:
-            raise typer.BadParameter(f"{file}: {error.strerror}") from None
-    with one_line_errors():
-        answer = send_events(lines, via.value, progress=file is not None and out.is_terminal)
-        typer.echo(answer)
 
 
 @app.command()

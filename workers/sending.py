@@ -20,12 +20,7 @@ def send_events(numbered: Sequence[tuple[int, bytes]], via: str, *, progress: bo
     """Sends (line number, JSON) in calls as large as the API takes, and says what became of them. Everything is
     checked first: raises TocsinError naming the line and field that is wrong, and then nothing was sent. Sending
     the same again is safe where events have ids."""
-    for number, line in numbered:
-        try:
-            accept.read(line, catalog())
-        except InvalidEvent as error:
-            raise TocsinError(f"line {number}: {error}" if number else str(error)) from None
-    lines = [line for _, line in numbered]
+    lines = checked(numbered)
     calls: Iterable[Sequence[bytes]] = cut(lines)
     if progress:
         calls = track(calls, description=f"sending {len(lines):,} events")
@@ -34,12 +29,22 @@ def send_events(numbered: Sequence[tuple[int, bytes]], via: str, *, progress: bo
     counts: dict[str, int] = {}
     answered: list[dict[str, str]] = []
     for call in calls:
-        answered = _post(b"[" + b",".join(call) + b"]")
+        answered = post(b"[" + b",".join(call) + b"]")
         for event in answered:
             counts[event["status"]] = counts.get(event["status"], 0) + 1
     if len(lines) == 1:
         return f"{answered[0]['status']} {answered[0]['id']}"
     return ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())) or "nothing to send"
+
+
+def checked(numbered: Sequence[tuple[int, bytes]]) -> list[bytes]:
+    """The lines, when nothing is wrong with any. Raises TocsinError."""
+    for number, line in numbered:
+        try:
+            accept.read(line, catalog())
+        except InvalidEvent as error:
+            raise TocsinError(f"line {number}: {error}" if number else str(error)) from None
+    return [line for _, line in numbered]
 
 
 def cut(lines: Sequence[bytes]) -> list[list[bytes]]:
@@ -80,17 +85,18 @@ def _through_the_stream(calls: Iterable[Sequence[bytes]], total: int) -> str:
     return f"{sent:,} added to the stream"
 
 
-def _post(body: bytes) -> list[dict[str, str]]:
+def post(body: bytes, query: str = "") -> list[dict[str, Any]]:
+    """What the API answers of each event. Raises TocsinError."""
     key = settings().api_key.get_secret_value()
     if not key:
         raise TocsinError("TOCSIN_API_KEY is not set, and no `tocsin up` runs here")
-    url = f"http://{settings().host}:{settings().api_port}/v1/events"
+    url = f"http://{settings().host}:{settings().api_port}/v1/events{query}"
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     request = urllib.request.Request(url, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
             answer: dict[str, Any] = json.load(response)
-        events: list[dict[str, str]] = answer["events"]
+        events: list[dict[str, Any]] = answer["events"]
     except urllib.error.HTTPError as error:
         raise TocsinError(f"refused ({error.code}): {_refusal(error)}") from None
     except urllib.error.URLError as error:

@@ -88,6 +88,35 @@ def test_send_one_event(tocsin, api, name):
     assert api.one("SELECT recipients FROM events WHERE id = %s", name) == [name, "eve"]
 
 
+def test_send_says_all_that_an_event_may_say(tocsin, api, name):
+    said = {
+        "actor": "bob",
+        "group_key": "post-9",
+        "importance": "high",
+        "send_at": "2037-01-01T12:00:00+02:00",
+        "expires_at": "2037-01-02T10:00:00Z",
+        "cancel_key": f"cart-{name}",
+    }
+    options = [word for key, value in said.items() for word in (f"--{key.replace('_', '-')}", value)]
+    sent = tocsin("send", "comment", "--to", name, "--data", DATA, "--id", name, *options)
+    assert (sent.code, sent.line) == (0, f"accepted {name}"), sent.text
+    columns = ", ".join(f"'{key}', to_jsonb({key})" for key in said)
+    stored = api.one(f"SELECT jsonb_build_object({columns}) FROM events WHERE id = %s", name)
+    at = {"send_at": "2037-01-01T10:00:00+00:00", "expires_at": "2037-01-02T10:00:00+00:00"}
+    assert stored == said | at
+
+
+@pytest.mark.parametrize(
+    ("option", "recipients"),
+    [(["--topic", "release-notes"], {"topic": "release-notes"}), (["--everybody"], {"all": True})],
+    ids=["topic", "everybody"],
+)
+def test_send_to_an_audience(tocsin, api, name, option, recipients):
+    sent = tocsin("send", "comment", *option, "--data", DATA, "--id", name, "--send-at", "2037-01-01T12:00:00Z")
+    assert (sent.code, sent.line) == (0, f"accepted {name}"), sent.text
+    assert api.one("SELECT recipients FROM events WHERE id = %s", name) == recipients
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [
@@ -98,6 +127,18 @@ def test_send_one_event(tocsin, api, name):
         (["send", "coment", "--to", "ada", "--data", DATA], 1, ["did you mean 'comment'?"]),
         (["send", "comment", "--to", "ada"], 1, ["data.userName", "required"]),
         (["send", "comment", "--to", "ada", "--file", "events.jsonl"], 2, ["either", "--file"]),
+        (
+            ["send", "--file", "events.jsonl", "--to", "ada", "--topic", "x"],
+            2,
+            ["--to", "--topic", "each line"],
+        ),
+        (["send", "comment", "--to", "ada", "--everybody", "--data", DATA], 2, ["--to", "--topic", "--everybody"]),
+        (["send", "comment", "--topic", "a b", "--data", DATA], 1, ["recipients.topic", "letters"]),
+        (
+            ["send", "comment", "--to", "ada", "--data", DATA, "--importance", "hi", "--send-at", "noon"],
+            1,
+            ["importance", "critical", "send_at"],
+        ),
         (["send", "--file", "/nowhere/events.jsonl"], 2, ["/nowhere/events.jsonl", "No such file"]),
         (["send", "--file", "/"], 2, ["directory"]),
         (["send", "comment", "--to", "ada", "--data", DATA, "--via", "pigeon"], 2, ["http", "stream"]),
@@ -282,6 +323,34 @@ def test_status_of_a_fleet_at_rest_asks_for_make_up(tocsin, servers):
     said = tocsin("status", REDIS_URL=url)
     assert said.code == 0
     assert "no process is alive" in said.text
+
+
+def test_a_dry_run_is_told_as_a_table_and_for_programs(tocsin, api, name):
+    words = ["send", "comment", "--to", name, "--to", "bob", "--data", DATA, "--id", name, "--dry-run"]
+    rows = api.rows()
+    shown, said = tocsin(*words), tocsin(*words, "--json")
+    assert shown.code == said.code == 0, shown.text + said.text
+    lines = shown.text.splitlines()
+    assert lines[0].startswith(f"comment {name}: 2 recipients, due 20")
+    assert lines[1].split() == ["recipient", "would", "read", "web", "email", "push"]
+    assert lines[2].startswith(name)
+    assert "New comment from Bob  yes  no: type_default  no: type_default" in lines[2]
+    assert shown.line == "Nothing was stored, sent or counted."
+    (event,) = json.loads(said.text)["events"]
+    assert [told["user"] for told in event["notifications"]] == [name, "bob"]
+    assert api.rows() == rows
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "code"),
+    [
+        (["--dry-run", "--via", "stream"], "--via http", 2),
+        (["--json"], "--dry-run", 2),
+        (["--dry-run", "--data", "{}"], "data.userName", 1),
+    ],
+)
+def test_a_dry_run_that_cannot_be(tocsin, words, says, code):
+    assert_not_done(tocsin("send", "comment", "--to", "ada", "--data", DATA, *words), says, code=code)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["send", "--help"], ["keys"]], ids=" ".join)
