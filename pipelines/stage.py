@@ -13,12 +13,14 @@ from schema.notification import Notification
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a process opened once. `served`: the channels that this fleet is configured for, by what preferences
-    call them and by the names of those that send (push: fcm, webpush)."""
+    call them and by the names of those that send (push: fcm, webpush). `dry`: nothing is to be written or
+    counted."""
 
     pool: ConnectionPool
     redis: Redis
     catalog: Catalog
     served: frozenset[str]
+    dry: bool = False
 
 
 Stage = Callable[[list[Notification], Resources], list[Notification]]

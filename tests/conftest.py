@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import hypothesis
 import jwt
 import psycopg
 import pytest
@@ -32,6 +33,10 @@ ROOT = Path(__file__).parent.parent
 for name in [name for name in os.environ if name.startswith("TOCSIN_") or name in ("DATABASE_URL", "REDIS_URL")]:
     del os.environ[name]
 os.environ["TOCSIN_HOME"] = "/nonexistent"
+
+# Speed is measured by `make bench`; a busy machine is no fault of an example.
+hypothesis.settings.register_profile("tocsin", deadline=None)
+hypothesis.settings.load_profile("tocsin")
 
 T = TypeVar("T")
 

@@ -27,12 +27,12 @@ UNION ALL
 SELECT 'timers', 'waiting', count(*), min(created_at) FROM timers
 UNION ALL
 SELECT 'deliveries', state, count(*), min(created_at) FROM deliveries
-WHERE state IN ('pending', 'sending', 'retrying') GROUP BY state
+WHERE state IN ('held', 'pending', 'sending', 'retrying') GROUP BY state
 UNION ALL
 SELECT 'deliveries', 'dead', count(*), min(created_at) FROM deliveries WHERE state = 'dead'
 UNION ALL
 SELECT 'deliveries', state || '_today', count(*), min(created_at) FROM deliveries
-WHERE id >= %s AND state NOT IN ('pending', 'sending', 'retrying', 'dead') GROUP BY state
+WHERE id >= %s AND state NOT IN ('held', 'pending', 'sending', 'retrying', 'dead') GROUP BY state
 UNION ALL
 SELECT 'rejected_events', 'kept', count(*), min(created_at) FROM rejected_events
 UNION ALL

@@ -92,7 +92,7 @@ def test_the_third_of_a_type_arrives_as_a_group(running, listening, inbox, name,
             first, second, group = told
             assert "group" not in first or first["group"] is None
             assert group["group"] == {"count": 3, "leading": [first["id"], second["id"]]}
-            assert group["title"] == "3 new likes"
+            assert group["title"] == "Bob liked your posts"
         eventually(lambda: unread(heard.stream) == unread(heard.socket) == 1)
     (listed,) = inbox(name).json()["notifications"]
     assert listed["group"]["count"] == 3

@@ -24,7 +24,8 @@ PREFERENCES = """
 INSERT INTO notification_preferences (user_id, type, enabled, channels)
 VALUES ('ada', 'comment', true, '{"web": false}'),
     ('bob', 'comment', false, '{}'),
-    ('bob', 'like', true, '{"email": true}')
+    ('bob', 'like', true, '{"email": true}'),
+    ('ada', 'like', NULL, '{"web": true, "email": "digest daily"}')
 """
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=[stage.__name__ for stage in STAGES])
 
@@ -73,10 +74,12 @@ def test_it_only_ever_closes_channels(stage: Stage, use: Resources) -> None:
 
 
 @each_stage
-def test_it_changes_nothing_else_but_the_window(stage: Stage, use: Resources) -> None:
+def test_it_changes_nothing_else_but_window_and_timing(stage: Stage, use: Resources) -> None:
     given = batch()
     for before, after in zip(given, stage(given, use), strict=True):
-        kept = msgspec.structs.replace(after, open=before.open, closed=before.closed, window=before.window)
+        kept = msgspec.structs.replace(
+            after, open=before.open, closed=before.closed, window=before.window, timing=before.timing
+        )
         assert kept == before
 
 

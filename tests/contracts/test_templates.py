@@ -13,16 +13,25 @@ import msgspec
 import pytest
 
 from pipelines.catalog import Catalog
+from pipelines.group_wording import Gathered
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 GOLDEN = Path(__file__).parent / "golden" / "templates.json"
 CATALOG = Catalog.load(TEMPLATES)
 
 
+def group(name: str, **of: Any) -> Any:
+    """What a group of 5 says."""
+    return msgspec.to_builtins(CATALOG.render_group(name, Gathered(count=5, data=CATALOG.samples[name], **of)))
+
+
 def said(name: str) -> dict[str, Any]:
     return {
         "sample": msgspec.to_builtins(CATALOG.render(name, CATALOG.samples[name], "ada", "bob")),
-        "group of 5": msgspec.to_builtins(CATALOG.render_group(name, 5)),
+        "group of 5": group(name, people=5, actors=("Ada", "Kim", "Lin")),
+        "group of 5, of one key": group(name, people=5, actors=("Ada", "Kim", "Lin"), key="k"),
+        "group of 5, by one person": group(name, people=1, actors=("Ada",)),
+        "group of 5, by nobody known": group(name, people=5),
     }
 
 
@@ -88,6 +97,17 @@ def test_the_first_three_types_keep_the_wording_they_were_asked_to_have(
 
 
 def test_a_group_keeps_the_wording_it_was_asked_to_have() -> None:
-    content = CATALOG.render_group("comment", 3)
-    assert (content.title, content.message) == ("3 new comments", "Click to view all")
-    assert content.action_url == "/notifications?type=comment"
+    content = CATALOG.render_group("message", Gathered(count=3, people=3))
+    assert (content.title, content.message) == ("3 new messages", "Click to view all")
+    assert content.action_url == "/notifications?type=message"
+
+
+@pytest.mark.parametrize("name", CATALOG.types)
+@pytest.mark.parametrize("actors", [(), ("Ada",), ("Ada", "Kim", "Lin")])
+def test_a_group_needs_no_more_than_its_last_members_required_data(name: str, actors: tuple[str, ...]) -> None:
+    schema = json.loads((TEMPLATES / name / "data.schema.json").read_text("utf-8"))
+    data = {key: CATALOG.samples[name][key] for key in schema["required"]}
+    for people in (1, 2, 5):
+        content = CATALOG.render_group(name, Gathered(count=5, people=people, actors=actors, data=data))
+        assert content.action_url, "its own wording, and not what stands in when that fails"
+        assert "None" not in content.title

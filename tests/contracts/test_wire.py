@@ -131,7 +131,7 @@ def test_a_queue_carries_no_content() -> None:
     """Only what routes: neither text nor data nor address (schema/notification.py)."""
     fields = set(Notification.__struct_fields__) | set(Batch.__struct_fields__) | set(Deliveries.__struct_fields__)
     assert fields == {
-        *("id", "event_id", "type", "recipient", "importance", "open", "closed", "window"),
+        *("id", "event_id", "type", "recipient", "importance", "open", "closed", "window", "timing", "folded"),
         *("notifications", "deliveries", "v"),
     }
 

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dramatiq
 import psycopg
@@ -13,6 +14,7 @@ from redis import Redis
 from pipelines.catalog import Catalog
 from pipelines.stage import Resources
 from tests.integration.chain import TEMPLATES, Chain, Process, Row, Rows, Run
+from tests.integration.limited import Load, load
 from workers.settings import Settings
 
 
@@ -36,6 +38,12 @@ def client(redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def use(pool: ConnectionPool, client: Redis, catalog: Catalog) -> Resources:
     return Resources(pool, client, catalog, frozenset({"web"}))
+
+
+@pytest.fixture
+def limited(tmp_path: Path, client: Redis) -> Load:
+    """Resources with these limits and no database."""
+    return lambda **limits: load(tmp_path, client, **limits)
 
 
 @pytest.fixture
@@ -86,6 +94,7 @@ def process(settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch) 
     configured = importlib.import_module("workers.settings").settings
     configured.cache_clear()
     resources = importlib.import_module("workers.resources")
+    importlib.import_module("workers.patience").stopping.clear()  # another test ended a worker in this process
     broker, used = importlib.import_module("workers.broker"), dramatiq.get_broker()
     connected = broker.connect()  # the first test that imported the module made the broker, for its own servers
     monkeypatch.setattr(used, "client", connected.client)

@@ -114,6 +114,22 @@ def test_a_body_over_8_MiB_is_413(api, chunked):
     assert "8,388,608" in problem["detail"]
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ("dryrun=true", "dryrun", "is not a known parameter; did you mean 'dry_run'?"),
+        ("dry_run=false&zzz", "zzz", "is not a known parameter"),
+        ("dry_run=yes", "dry_run", "must be true or false"),
+        ("dry_run=", "dry_run", "must be true or false"),
+    ],
+)
+def test_a_misspelt_dry_run_is_not_sent(api, comment, name, query, field, message):
+    answer = api.client.post(f"/v1/events?{query}", json=comment(name, id=name))
+    assert (answer.status_code, api.stored(name)) == (422, 0), answer.text
+    assert answer.json()["errors"] == [{"field": field, "message": message}]
+    assert answer.json()["detail"] == f"{field}: {message}; nothing was stored"
+
+
 def test_every_wrong_field_is_named_at_once(api):
     wrong = api.post(without("type") | {"recipients": [1], "importance": "urgent", "colour": "red"})
     assert {error["field"] for error in wrong.json()["errors"]} == {

@@ -102,3 +102,15 @@ def test_an_address_comes_to_no_log(api, path, name):
         api.client.put(path, json={"email": email, "time_zone": "Mars"})
         api.client.put(path, json={"email": email})
     assert f"{name}@" not in api.process.text()
+
+
+def test_quiet_hours_do_not_lose_their_zone(api, path):
+    hours = {"from": "22:00", "to": "07:00", "days": ["monday"]}
+    settings = f"{path}/settings"
+    assert api.client.put(settings, json={"time_zone": "Europe/Vienna", "quiet_hours": hours}).status_code == 200
+    answer = api.client.put(path, json={"time_zone": None, "email": "ada@example.org"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "time_zone"
+    assert api.client.get(path).json()["email"] is None
+    assert api.client.put(settings, json={"quiet_hours": None}).status_code == 200
+    assert api.client.put(path, json={"time_zone": None}).status_code == 200

@@ -311,9 +311,9 @@ def test_a_worker_is_killed(proxy: Proxy, process: Process, eventually: Eventual
         for bench in benches.values():
             bench.start()
         eventually(lambda: clock.return_messages() or sorted(benches["ours"].ran) == ["a", "b", "c"], 20)
-        eventually(lambda: sorted(benches["ours"].ran) == ["a", "b", "c"], 5)
+        eventually(lambda: sorted(benches["ours"].ran) == ["a", "b", "c"], 20)
         eventually(lambda: benches["ours"].left() == 0)
-        assert time.monotonic() - killed < 15
+        assert time.monotonic() - killed < 30
         assert len(benches["stock"].ran) + benches["stock"].left() == 3
         assert benches["stock"].left()
     finally:

@@ -172,7 +172,7 @@ def test_an_answer_outlives_an_outage_of_postgres(
 
 def test_a_claim_looks_up_ids_also_where_nothing_was_analyzed(mail: Any, run: Run, use: Resources) -> None:
     """An index of open deliveries holds the whole backlog, and is not walked for twenty of them."""
-    from workers import claims
+    from workers import claims, settlements
 
     ids = mail("ada")
     run(
@@ -183,11 +183,14 @@ def test_a_claim_looks_up_ids_also_where_nothing_was_analyzed(mail: Any, run: Ru
     run("ANALYZE deliveries")
     run("UPDATE deliveries SET state = 'pending' WHERE user_id = 'u'")
     twenty = [*ids, *(uuid4() for _ in range(19))]
-    one = claims.Settled(ids[0], 1, "comment", "sent", "sent")
+    one = settlements.Settled(ids[0], 1, "comment", "sent", "sent")
     columns = {name: [value] * 20 for name, value in one._asdict().items()} | {"id": twenty}
     for statement, arguments in (
-        (claims._CLAIM, {"ids": twenty, "lease": timedelta(1), "serves": "email", "early": timedelta()}),
-        (claims._SETTLE, columns | {"claimed_at": datetime.now(UTC)}),
+        (
+            claims._CLAIM + claims.ALL_THERE_IS,
+            {"ids": twenty, "lease": timedelta(1), "serves": "email", "early": timedelta()},
+        ),
+        (settlements._SETTLE, columns | {"claimed_at": datetime.now(UTC)}),
     ):
         with use.pool.connection() as connection:
             plan = "\n".join(line for (line,) in connection.execute("EXPLAIN " + statement, arguments))
@@ -326,7 +329,7 @@ def test_a_batch_is_no_larger_than_the_channel_takes(send: Send, mail: Any) -> N
 def test_a_worker_that_died_while_it_sent_leaves_a_possible_duplicate(
     send: Send, mail: Any, rows: Rows, run: Run
 ) -> None:
-    from workers.clock import end_leases
+    from workers.due import end_leases
 
     ids = mail("ada")
     run("DELETE FROM deliveries WHERE channel = 'web'")
@@ -357,7 +360,7 @@ def test_a_worker_that_died_while_it_sent_leaves_a_possible_duplicate(
 def test_a_worker_that_was_too_late_changes_nothing_but_its_own_try(
     send: Send, mail: Any, rows: Rows, run: Run
 ) -> None:
-    from workers.clock import end_leases
+    from workers.due import end_leases
 
     ids = mail("ada")
     run("DELETE FROM deliveries WHERE channel = 'web'")
@@ -378,7 +381,7 @@ def test_a_worker_that_was_too_late_changes_nothing_but_its_own_try(
 def test_what_kills_its_worker_every_time_is_dead_in_the_end(
     mail: Any, rows: Rows, run: Run, process: Process
 ) -> None:
-    from workers.clock import end_leases
+    from workers.due import end_leases
 
     mail("ada")
     run("DELETE FROM deliveries WHERE channel = 'web'")

@@ -313,7 +313,7 @@ def test_prune_takes_what_was_decided_long_ago(db, made):
 
 
 def test_the_clock_sends_what_was_replayed_when_it_is_due(made, db, process: Process):
-    from workers.clock import send_due_deliveries
+    from workers.due import send_due_deliveries
 
     now_due, later = sorted([made.delivery(channel="web"), made.delivery(channel="web")])
     redrive.replay(db, Which(), rate=0.01)

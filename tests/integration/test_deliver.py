@@ -152,7 +152,7 @@ def test_a_group_is_told_once_and_each_member_is_sent(
     assert told.item.group is not None
     (group,) = rows('SELECT id, seq, "leading" FROM notifications WHERE group_count IS NOT NULL')
     assert (told.item.id, told.item.seq, told.unread) == (group["id"], group["seq"], 1)
-    assert (told.item.title, told.item.group.count) == ("5 new comments", 5)
+    assert (told.item.title, told.item.group.count) == ("Bob commented 5 times on your posts", 5)
     assert told.item.group.leading == group["leading"]
     assert rows(STATES) == [DONE] * 5
     assert rows(COUNTED)[0]["count"] == 5

@@ -185,7 +185,7 @@ BAD = {
         {"kind": "web_push", "address": SECRET, "keys": {"p256dh": "se=cret", "auth": "secret"}},
         {"address", "keys.p256dh", "keys.auth"},
     ),
-    "half a key": ({"kind": "web_push", "address": SECRET, "keys": {"auth": AUTH}}, {"keys"}),
+    "half a key": ({"kind": "web_push", "address": SECRET, "keys": {"auth": AUTH}}, {"keys.p256dh"}),
     "private key": (
         {"kind": "web_push", "address": SECRET, "keys": {"p256dh": "A" * 87, "auth": AUTH}},
         {"address", "keys.p256dh"},

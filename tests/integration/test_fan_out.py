@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.catalog import Catalog
 from pipelines.fan_out import fan_out
-from pipelines.grouping import forget
+from pipelines.windows import forget
 from schema.notification import Notification
 from tests.integration.chain import CONTENT, TEMPLATES, Chain, Rows, Run, at_once
 
@@ -45,7 +45,7 @@ def time_passes(chain: Chain, **delta: float) -> None:
         (windows,) = connection.execute("SELECT windows FROM inboxes WHERE user_id = 'ada'").fetchone() or ()
         for window in windows.values():
             window["at"] -= milliseconds
-            window["leading"] = [[id_, at - milliseconds] for id_, at in window["leading"]]
+            window["leading"] = [[id_, at - milliseconds, *who] for id_, at, *who in window["leading"]]
         connection.execute(
             "UPDATE inboxes SET windows = %s::jsonb WHERE user_id = 'ada'",
             (msgspec.json.encode(windows).decode(),),
@@ -246,7 +246,7 @@ def test_the_third_of_a_type_becomes_a_group(chain: Chain, rows: Rows) -> None:
     (shown,) = rows(SHOWN)
     assert (shown["group_count"], shown["title"], shown["seq"], shown["event_id"]) == (
         3,
-        "3 new comments",
+        "Bob commented 3 times on your post",
         3,
         None,
     )
@@ -266,7 +266,7 @@ def test_a_group_grows_in_place(chain: Chain, rows: Rows) -> None:
     for number in range(5):
         chain.route({"id": f"c-{number}"})
     (shown,) = rows(SHOWN)
-    assert (shown["group_count"], shown["title"], shown["seq"]) == (5, "5 new comments", 5)
+    assert (shown["group_count"], shown["title"], shown["seq"]) == (5, "Bob commented 5 times on your posts", 5)
     (group,) = rows("SELECT * FROM notification_groups")
     (last,) = rows("SELECT id FROM notifications WHERE event_id = 'c-4'")
     assert (group["count"], group["last_notification_id"]) == (5, last["id"])
@@ -276,7 +276,7 @@ def test_a_group_grows_in_place(chain: Chain, rows: Rows) -> None:
 def test_a_group_that_forms_within_one_batch(chain: Chain, rows: Rows) -> None:
     chain.route(*({"id": f"c-{number}"} for number in range(7)))
     (shown,) = rows(SHOWN)
-    assert (shown["group_count"], shown["title"]) == (7, "7 new comments")
+    assert (shown["group_count"], shown["title"]) == (7, "Bob commented 7 times on your posts")
     assert rows("SELECT count(*) AS n FROM notifications WHERE group_id = %s", shown["id"]) == [{"n": 7}]
     (inbox,) = rows("SELECT seq, unread FROM inboxes")
     assert (inbox["seq"], inbox["unread"]) == (shown["seq"], 1)

@@ -114,10 +114,14 @@ def test_any_instant_is_taken_and_none_lies_ahead(api, mail, tell, became, at):
     assert settled == datetime.fromisoformat(at) if at < "2026-06" else settled <= datetime.now(UTC)
 
 
-def test_a_complaint_suppresses_the_address_and_unsubscribes_from_the_category(mail, tell, became):
+def test_a_complaint_suppresses_the_address_and_unsubscribes_from_the_category(api, mail, tell, became):
     ada = mail()
     assert tell(complaint(ada)) == ["recorded"]
     assert became(ada) == COMPLAINED
+    assert tell(complaint(ada)) == ["recorded"]
+    query = "SELECT changed_by, scope, name, setting, before, after FROM preference_changes WHERE user_id = %s"
+    noted = api.database.execute(query, (ada.user,)).fetchall()
+    assert noted == [("complaint", "opt_out", "social", "email", None, True)]
 
 
 @pytest.mark.parametrize(

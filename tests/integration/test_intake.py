@@ -283,7 +283,7 @@ def test_bad_rows_are_moved_with_their_reasons_and_good_ones_stay(doors, intake,
     expected = {
         "type": ("type", "did you mean 'comment'?"),
         "data": ("data.comment", "required"),
-        "recipients": ("recipients", "array"),
+        "recipients": ("recipients.ada", "not a known field"),
         "none": ("recipients", "1"),
         "importance": ("importance", "low, normal"),
         "actor": ("actor", "128"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.catalog import Catalog
+from pipelines.group_wording import Gathered
 from schema.errors import FieldError, TemplateError
 from schema.notification import CHANNELS
 
@@ -59,7 +60,8 @@ def test_the_eight_types_of_the_start(catalog: Catalog) -> None:
         assert (kind.rate_limit.max, kind.rate_limit.per) == (10, timedelta(hours=1))
         assert kind.grouping is not None
         assert (kind.grouping.threshold, kind.grouping.window) == (3, timedelta(hours=1))
-    assert catalog.windows == dict.fromkeys(names, 3_600_000)
+    assert {rule[:2] for rule in catalog.windows.values()} == {(3, 3_600_000)}
+    assert set(catalog.windows) == names
 
 
 def test_a_type_file_may_be_short(folder: Path) -> None:
@@ -70,6 +72,16 @@ def test_a_type_file_may_be_short(folder: Path) -> None:
     assert kind.channels == {"web": True, "email": True, "push": False}
     assert set(kind.channels) == set(CHANNELS)
     assert catalog.windows == {}
+
+
+def test_the_type_file_of_the_documentation_is_one(folder: Path) -> None:
+    written = (TEMPLATES.parent / "docs" / "templates.md").read_text("utf-8").split("```toml\n")
+    type_toml, limits_toml = (text.split("```")[0] for text in written[1:])
+    (folder / "type.toml").write_text(type_toml)
+    (folder.parent / "limits.toml").write_text(limits_toml)
+    catalog = Catalog.load(folder.parent)
+    assert str(catalog.types["comment"].timings["email"]) == "if unread after 15m"
+    assert set(catalog.gates["comment"]) == {"", "email", "push"}
 
 
 @pytest.mark.parametrize(
@@ -93,27 +105,33 @@ def test_durations(folder: Path, written: str, meant: timedelta) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('label = "comments"', "", "Object missing required field `label`"),
-        ('label = "comments"', 'label = ""', "Expected `str` of length >= 1 - at `$.label`"),
-        ('label = "comments"', 'label = "x"\nchanels = 1', "Object contains unknown field `chanels`"),
+        ('label = "comments"', "", "label: is required"),
+        ('label = "comments"', 'label = ""', "label: expected text of length >= 1"),
+        (
+            'label = "comments"',
+            'label = "x"\nchanels = 1',
+            "chanels: is not a known field; did you mean 'channels'?",
+        ),
         (
             'label = "comments"',
             'label = "x"\nname = "y"',
-            "Object contains unknown field `name`: it is the folder's",
+            "name: is not a known field",
         ),
-        ('"social"', '"So cial"', "Expected `str` matching regex '^[a-z][a-z0-9_]{0,49}$' - at `$.category`"),
-        ('"normal"', '"urgent"', "Invalid enum value 'urgent' - at `$.importance`"),
+        ('"social"', '"So cial"', "category: must be a letter, and up to 49 of a-z, 0-9 and _"),
+        ('"normal"', '"urgent"', "importance: must be one of low, normal, high, critical"),
+        ('label = "comments"', 'label = "x"\ntimings = {}', "timings: is not a known field"),
+        ("[channels]", "[rate_limit.channels]\n[[channels]]", "channels: expected an object, got an array"),
         ("push = false", "sms = true", "channels.sms: no such channel; there are web, email, push"),
-        ("push = false", "push = 1", "Expected `bool`, got `int` - at `$.channels[...]`"),
-        ("max = 10", "max = 0", "Expected `int` >= 1 - at `$.rate_limit.max`"),
-        ("max = 10", "max = 10\nburst = 2", "Object contains unknown field `burst` - at `$.rate_limit`"),
+        ("push = false", "push = 1", "channels.push: expected true or false or text, got a number"),
+        ("max = 10", "max = 0", "rate_limit.max: expected a number >= 1"),
+        ("max = 10", "max = 10\nburst = 2", "rate_limit.burst: is not a known field"),
         ("max = 10", "max =", "Invalid value (at line 11, column 6)"),
-        ("threshold = 3", "threshold = 1", "Expected `int` >= 2 - at `$.grouping.threshold`"),
+        ("threshold = 3", "threshold = 1", "grouping.threshold: expected a number >= 2"),
         *(
             (
                 'window = "1h"',
                 f"window = {value}",
-                'Expected a duration such as "90s", "15m", "1h" or "7d" - at `$.grouping.window`',
+                'grouping.window: expected a duration such as "90s", "15m", "1h" or "7d"',
             )
             for value in ('"1 h"', '"0s"', '"h"', '"PT1H"', '"100000s"', '"1h30m"', "3600", "true")
         ),
@@ -125,6 +143,62 @@ def test_a_mistake_in_type_toml_names_file_and_key(folder: Path, old: str, new: 
     assert old in text
     file.write_text(text.replace(old, new))
     assert complaint(folder) == f"templates/comment/type.toml: {says}"
+
+
+def test_every_mistake_in_type_toml_is_named(folder: Path) -> None:
+    (folder / "type.toml").write_text("""
+categroy = "social"
+label = "comments"
+[channels]
+email = "digest monthly"
+sms = true
+[rate_limit]
+max = 10
+per = "1 h"
+overflow = "drop"
+channels.push = 3
+[grouping]
+threshold = 1
+window = "1h"
+longest = "1w"
+""")
+    named = [line.removeprefix("templates/comment/type.toml: ") for line in complaint(folder).splitlines()]
+    assert [line.split(": ")[0] for line in named] == [
+        "channels.sms",
+        "channels.email",
+        "categroy",
+        "category",
+        "rate_limit.per",
+        "rate_limit.overflow",
+        "rate_limit.channels.push",
+        "grouping.threshold",
+        "grouping.longest",
+    ]
+    assert named[5] == "rate_limit.overflow: must be one of suppress, fold"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("postId", 'did you mean "{{ data.postId }}"?'),
+        ("data.postId", 'did you mean "{{ data.postId }}"?'),
+        ("post.id", 'did you mean "{{ data.post.id }}"?'),
+        ("", 'a template of the data is needed, such as "{{ data.postId }}"'),
+        ("all posts", 'a template of the data is needed, such as "{{ data.postId }}"'),
+        ("{{ 7 }}", 'a template of the data is needed, such as "{{ data.postId }}"'),
+    ],
+)
+def test_a_key_that_is_the_same_for_every_event_is_refused(folder: Path, key: str, says: str) -> None:
+    file = folder / "type.toml"
+    file.write_text(file.read_text().replace("threshold = 3", f"threshold = 3\nkey = '{key}'"))
+    assert complaint(folder) == (f"templates/comment/type.toml: grouping.key: is the same for every event; {says}")
+
+
+@pytest.mark.parametrize("key", ["post {{ data.postId }}", "{% if data.comment %}long{% endif %}"])
+def test_a_key_is_a_template_of_the_data(folder: Path, key: str) -> None:
+    file = folder / "type.toml"
+    file.write_text(file.read_text().replace("threshold = 3", f"threshold = 3\nkey = '{key}'"))
+    assert Catalog.load(folder.parent).groups["comment"].has_key
 
 
 @pytest.mark.parametrize(
@@ -152,6 +226,45 @@ def test_what_is_not_a_type_is_left_alone(folder: Path) -> None:
         (folder.parent / name).mkdir()
     (folder.parent / "README.md").write_text("x")
     assert list(Catalog.load(folder.parent).types) == ["comment"]
+
+
+@pytest.mark.parametrize(
+    ("stray", "hint"),
+    [
+        ("limit.toml", "did you mean 'limits.toml'?"),
+        ("comment/group.titel.txt.j2", "did you mean 'group.title.txt.j2'?"),
+        ("comment/email.htm.j2", "did you mean 'email.html.j2'?"),
+        ("comment/x.j2", "what templates share belongs into a folder such as '_parts'"),
+        ("_digest/titel.txt.j2", "did you mean 'title.txt.j2'?"),
+        ("_group/titel.txt.j2", "did you mean 'title.txt.j2'?"),
+        ("_layout/mail.html.j2", "did you mean 'email.html.j2'?"),
+        ("_digests/title.txt.j2", "did you mean '_digest'?"),
+        ("title.txt.j2", "a template belongs into the folder of a type"),
+    ],
+)
+def test_a_file_that_nothing_reads_is_refused(folder: Path, stray: str, hint: str) -> None:
+    file = folder.parent / stray
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("")
+    assert complaint(folder) == f"templates/{stray}: is read by nothing; {hint}"
+
+
+def test_every_file_that_nothing_reads_is_named(folder: Path) -> None:
+    (folder / "title.txt.j2").rename(folder / "titel.txt.j2")
+    (folder.parent / "limit.toml").write_text("")
+    assert complaint(folder).splitlines() == [
+        "templates/limit.toml: is read by nothing; did you mean 'limits.toml'?",
+        "templates/comment/titel.txt.j2: is read by nothing; did you mean 'title.txt.j2'?",
+    ]
+
+
+def test_what_another_template_uses_may_have_any_name(folder: Path) -> None:
+    (folder.parent / "_digests").mkdir()
+    (folder.parent / "_parts").mkdir()
+    for name in ("comment/greeting.j2", "_digests/a.j2", "_parts/unused.j2"):
+        (folder.parent / name).write_text("Hi")
+    (folder / "message.txt.j2").write_text('{% include "comment/greeting.j2" %}{% include "_digests/a.j2" %}')
+    assert Catalog.load(folder.parent).render("comment", GOOD, "ada", None).message == "HiHi"
 
 
 def test_a_folder_without_types_and_no_folder_at_all(folder: Path) -> None:
@@ -298,7 +411,7 @@ def test_a_type_that_is_gone_cannot_be_rendered(catalog: Catalog) -> None:
     with pytest.raises(TemplateError, match=says):
         catalog.render("gone", {}, "ada", None)
     with pytest.raises(TemplateError, match=says):
-        catalog.render_group("gone", 3)
+        catalog.render_group("gone", Gathered(count=3, people=3))
 
 
 def test_a_catalog_is_read_once(folder: Path) -> None:
@@ -306,13 +419,13 @@ def test_a_catalog_is_read_once(folder: Path) -> None:
     before = (
         catalog.render("comment", GOOD, "ada", None),
         catalog.check("comment", {}),
-        catalog.render_group("comment", 3),
+        catalog.render_group("comment", Gathered(count=3, people=3, data=GOOD)),
     )
     shutil.rmtree(folder.parent)
     after = (
         catalog.render("comment", GOOD, "ada", None),
         catalog.check("comment", {}),
-        catalog.render_group("comment", 3),
+        catalog.render_group("comment", Gathered(count=3, people=3, data=GOOD)),
     )
     assert before == after
 

@@ -81,7 +81,7 @@ def test_a_recipient_named_twice_counts_once_and_the_order_stays() -> None:
         ("type", 5, "type", "expected text, got a number"),
         ("type", "", "type", "expected text of length >= 1"),
         ("type", "x" * 51, "type", "expected text of length <= 50"),
-        ("recipients", "ada", "recipients", "expected an array, got text"),
+        ("recipients", "ada", "recipients", "expected an object or an array, got text"),
         ("recipients", [], "recipients", "expected an array of length >= 1"),
         ("recipients", ["ada", 5], "recipients[1]", "expected text, got a number"),
         ("recipients", ["ada", ""], "recipients[1]", "expected text of length >= 1"),
@@ -202,6 +202,17 @@ def test_the_first_and_the_last_instant_pass() -> None:
         datetime(1970, 1, 1, tzinfo=UTC),
         datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC),
     )
+
+
+@pytest.mark.parametrize("at", ["2030-01-01T00:00:00Z", "2029-12-31T23:59:59Z", "2030-01-01T00:30:00+01:00"])
+def test_what_is_no_news_when_it_is_due_is_refused(at: str) -> None:
+    assert errors(send_at="2030-01-01T00:00:00Z", expires_at=at) == {
+        "expires_at": "must be later than send_at: as it is, nobody would be told"
+    }
+
+
+def test_it_may_be_news_for_a_moment() -> None:
+    assert read(send_at="2030-01-01T00:00:00Z", expires_at="2030-01-01T00:00:00.000001Z").expires_at
 
 
 def test_size() -> None:
@@ -363,3 +374,19 @@ def check(raw: bytes) -> None:
         said = [str(event.id)]
     assert said
     assert not any("\0" in text for text in said)
+
+
+def test_every_wrong_recipient_is_named_up_to_twenty() -> None:
+    assert errors(recipients=["", "ada", "x\n", 5]) == {
+        "recipients[0]": "expected text of length >= 1",
+        "recipients[2]": "must not contain control characters",
+        "recipients[3]": "expected text, got a number",
+    }
+    assert list(errors(recipients=["ada", *[""] * 999])) == [f"recipients[{n}]" for n in range(1, 21)]
+
+
+def test_what_is_wrong_inside_an_audience_is_named() -> None:
+    assert errors(recipients={"topics": "news", "all": "yes"}) == {
+        "recipients.topics": "is not a known field; did you mean 'topic'?",
+        "recipients.all": "expected true or false, got text",
+    }

@@ -61,4 +61,6 @@ def test_it_travels_as_an_array() -> None:
         ["web", "email"],
         {"push": "muted"},
         None,
+        {},
+        False,
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.rendering import Content, Sandbox, Wording
+from pipelines.rendering import PARTS, Content, Sandbox, Wording
 from schema.errors import TemplateError
 
 Render = Callable[..., Content]
@@ -27,7 +27,8 @@ def wording(tmp_path: Path) -> Callable[..., Wording]:
             file = root / f"{name}.j2"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(text.encode())
-        return Wording(Sandbox(root), "x", frozenset({"shop.example"}))
+        names = [f"x/{part}.txt.j2" for part in PARTS]
+        return Wording(Sandbox(root), names, frozenset({"shop.example"}))
 
     return write
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import email_validator
 from email_validator import EmailNotValidError, validate_email
 
+from pipelines import digests
 from pipelines.mime import compose
 from pipelines.rendering import Content
 from pipelines.stage import Resources
@@ -73,9 +74,14 @@ def _sealed(parcel: Parcel, use: Resources) -> Envelope:
     valid = _validated(parcel.address)
     to = valid.ascii_email or valid.normalized
     content = Content(parcel.title, parcel.message, parcel.action_url)
-    unsubscribe_url = unsubscribe.link(parcel.user, parcel.category)
-    letter = use.catalog.letter(parcel.type)
-    mail = letter.render(content, parcel.data, parcel.user, parcel.actor, unsubscribe_url, settings().gateway_url)
+    own = settings().gateway_url
+    if parcel.digest:
+        unsubscribe_url = unsubscribe.link(parcel.user, digests.category(parcel.digest))
+        mail = use.catalog.digests.mail(parcel.digest, content, parcel.user, unsubscribe_url, own)
+    else:
+        unsubscribe_url = unsubscribe.link(parcel.user, parcel.category)
+        letter = use.catalog.letter(parcel.type, of_group=parcel.grouped)
+        mail = letter.render(content, parcel.data, parcel.user, parcel.actor, unsubscribe_url, own)
     headers = (
         ("From", from_.header),
         ("To", to),
