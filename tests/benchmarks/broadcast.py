@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tests.benchmarks.bench import PROBE, Bench, Failed, make_users, spread
-from tests.benchmarks.client import Probes, probes
+from tests.benchmarks.client import Probes, post_all, probes
 from tests.benchmarks.report import Row, met
 from workers.alive import living
 
@@ -71,7 +71,7 @@ async def _broadcast(
     most: dict[str, float] = {}
     queued, written, sent = 0, None, None
     began = time.monotonic()
-    await probe.post_raw(json.dumps(event).encode())
+    await post_all(bench.api_port, [json.dumps(event).encode()], 1)
     while sent is None:
         if time.monotonic() > began + LONGEST:
             raise Failed(f"{id_} was not done after {LONGEST:.0f} s")

@@ -78,10 +78,6 @@ class Probes:
         self.sent[n] = asyncio.get_running_loop().time()
         await self._http.post_events(raw)
 
-    async def post_raw(self, body: bytes) -> None:
-        """What is no probe."""
-        await self._http.post_events(body)
-
     async def xadd(self, n: int) -> None:
         raw = self._event(n)
         self.sent[n] = asyncio.get_running_loop().time()
