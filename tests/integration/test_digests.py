@@ -96,7 +96,7 @@ def test_a_window_begins_with_the_first_and_the_next_after_it_is_sent(
     (window,) = rows(
         "SELECT digest_due, digest_due - min(created_at) AS lasts FROM deliveries WHERE state = 'held' GROUP BY 1"
     )
-    assert timedelta(minutes=59) < window["lasts"] <= timedelta(minutes=60, seconds=1)
+    assert timedelta(minutes=59) < window["lasts"] <= timedelta(minutes=60, seconds=30)
     provider = Provider()
     time_comes(run)
     send(provider)

@@ -74,7 +74,7 @@ def test_it_is_told_when_it_stayed_unread(chain: Chain, send: Send, rows: Rows, 
         "SELECT state, reason, next_attempt_at - created_at AS wait FROM deliveries WHERE state = 'held'"
     )
     assert (held["state"], held["reason"]) == ("held", "unread")
-    assert timedelta(minutes=14, seconds=59) < held["wait"] <= timedelta(minutes=15, seconds=1)
+    assert timedelta(minutes=14, seconds=30) < held["wait"] <= timedelta(minutes=15, seconds=30)
     time_comes(run)
     provider = Provider()
     send(provider)

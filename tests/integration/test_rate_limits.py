@@ -123,14 +123,14 @@ def test_what_is_forgotten_is_not_kept(use: Resources, new: Any, client: Redis) 
 def test_users_and_types_are_counted_apart(use: Resources, new: Any, client: Redis) -> None:
     batch = [new(type, user) for type in ("comment", "like") for user in ("ada", "bob") for _ in range(11)]
     assert passes(batch, use) == ([True] * 10 + [False]) * 4
-    assert sorted(cast("list[bytes]", client.keys("*"))) == sorted(
+    assert sorted(cast("list[bytes]", client.keys("tocsin:limit:*"))) == sorted(
         f"tocsin:limit:{type}:{user}".encode() for type in ("comment", "like") for user in ("ada", "bob")
     )
 
 
 def test_a_critical_one_passes_and_costs_nothing(use: Resources, new: Any, client: Redis) -> None:
     assert passes([new(importance="critical") for _ in range(20)], use) == [True] * 20
-    assert client.keys("*") == []
+    assert client.keys("tocsin:limit:*") == []
     assert passes([new() for _ in range(10)], use) == [True] * 10
     assert passes([new(importance="critical"), new()], use) == [True, False]
 
@@ -138,7 +138,7 @@ def test_a_critical_one_passes_and_costs_nothing(use: Resources, new: Any, clien
 def test_what_goes_nowhere_costs_nothing(use: Resources, new: Any, client: Redis) -> None:
     closed = [new().close(dict.fromkeys(CHANNELS, "muted")) for _ in range(20)]
     assert rate_limits(closed, use) == closed
-    assert client.keys("*") == []
+    assert client.keys("tocsin:limit:*") == []
     assert passes([new() for _ in range(10)], use) == [True] * 10
 
 
@@ -154,7 +154,7 @@ def test_a_type_without_a_limit_is_not_counted(use: Resources, new: Any, client:
     templates(tmp_path, '[rate_limit]\nmax = 10\nper = "1h"\n', "")
     changed = replace(use, catalog=Catalog.load(tmp_path / "templates"))
     assert passes([new() for _ in range(20)], changed) == [True] * 20
-    assert client.keys("*") == []
+    assert client.keys("tocsin:limit:*") == []
 
 
 def test_a_type_that_is_gone_is_not_counted(use: Resources, new: Any, client: Redis, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_type_that_is_gone_is_not_counted(use: Resources, new: Any, client: Re
     templates(tmp_path, "", "")
     shutil.rmtree(tmp_path / "templates" / "comment")
     assert passes(batch, replace(use, catalog=Catalog.load(tmp_path / "templates"))) == [True] * 20
-    assert client.keys("*") == []
+    assert client.keys("tocsin:limit:*") == []
 
 
 @pytest.mark.parametrize(("most", "per", "microseconds"), [(1, "90s", 90_000_000), (25, "365d", 365 * 24 * HOUR)])
